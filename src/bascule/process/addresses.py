@@ -17,7 +17,8 @@ class AddressError(ValueError):
 
 
 def parse(text: str) -> tuple[int, SocketAddress]:
-    """Return the address family and what `bind` takes; AddressError otherwise. Host names are refused: they can move."""
+    """Return the address family and what `bind` takes; AddressError otherwise. Host names are refused: they can
+    move."""
     if text.startswith(UNIX_PREFIX):
         return _socket.AF_UNIX, _unix_path(text)
     host, colon, port_text = text.rpartition(":")

@@ -48,15 +48,15 @@ class UsageError(Exception):
     """A command line that makes no sense; the text says what to write. Exit status 2."""
 
 
-class HelpRequested(Exception):  # noqa: N818 - not an error
+class HelpRequested(Exception):
     """-h was given; the text is the help. Exit status 0."""
 
 
 def parse(command: str, words: Sequence[str]) -> dict[str, Any]:
     """Return the options of `run` or `proxy`, with every default filled in; plain JSON values only.
 
-    Keys: command, config, store, listen, to, workers (0: not given), slots (0: not given), state ("": default), log_file,
-    log_format, pid_file, drain_timeout_ms (0: not given). Raises UsageError or HelpRequested.
+    Keys: command, config, store, listen, to, workers (0: not given), slots (0: not given), state ("": default),
+    log_file, log_format, pid_file, drain_timeout_ms (0: not given). Raises UsageError or HelpRequested.
     """
     options: dict[str, Any] = {
         "command": command,

@@ -14,6 +14,7 @@ class Backoff:
     __slots__ = ("deaths",)
 
     def __init__(self) -> None:
+        """See the class."""
         self.deaths = 0
 
     def died(self, uptime_s: float) -> float:

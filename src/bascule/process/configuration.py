@@ -20,6 +20,7 @@ class Configuration:
     """A tree that is in order, where it came from, and its warnings."""
 
     def __init__(self, tree: Tree, origin: str, *, digest: bytes = b"", warnings: tuple[Problem, ...] = ()) -> None:
+        """See the class."""
         self.tree = tree
         self.origin = origin
         self.digest = digest
@@ -72,9 +73,11 @@ class Configuration:
 def load(options: dict[str, Any]) -> Configuration:
     """Read the configuration that the command line names; ConfigError with everything that is wrong with it."""
     if options["command"] == "proxy":
-        from bascule.store import proxy
+        from bascule.store.proxy import tree_from_proxy_arguments
 
-        return Configuration(proxy.tree(options["listen"], options["to"]), "command line")
+        routes = options.get("routes") or None
+        tree = tree_from_proxy_arguments(options["listen"], options["to"], routes=routes)
+        return Configuration(tree, "command line")
     from bascule.store import file
 
     loaded = file.load(options["config"])

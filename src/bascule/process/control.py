@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bascule.process.configuration import Configuration
+    from bascule.process.publisher import WorkerView
+    from bascule.store.file import FileWatcher
 
 BOOT_GRACE_S = 0.3
 KEEPER_TIMEOUT_S = 15.0
@@ -43,6 +45,7 @@ class Control:
     """One configuration in force, and the way of the next one."""
 
     def __init__(self, master: Master) -> None:
+        """See the class."""
         self.master = master
         self.started_at = time.time()
         self.last_outcome: Outcome | None = None
@@ -52,6 +55,7 @@ class Control:
         self._answer: asyncio.Future[dict[str, Any]] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended = asyncio.Event()
+        self._watcher: FileWatcher | None = None
 
     # ---- links
 
@@ -89,9 +93,8 @@ class Control:
         kind = message["type"]
         if kind == "reload":
             self.spawn(self._reload_on_signal())
-        elif kind in {"bound", "bind_failed", "unbound"}:
-            if self._answer is not None and not self._answer.done():
-                self._answer.set_result(message)
+        elif self._answer is not None and not self._answer.done():
+            self._answer.set_result(message)
 
     async def _ask_keeper(self, message: dict[str, Any]) -> dict[str, Any]:
         self._answer = asyncio.get_running_loop().create_future()
@@ -136,6 +139,8 @@ class Control:
     async def _reload(self) -> Outcome:
         master = self.master
         loaded = await asyncio.to_thread(configuration.load, master.options)
+        if self._watcher is not None:
+            self._watcher.seen(loaded.digest)
         addresses = master.addresses
         if master.in_force is not None and loaded.tree == master.in_force.tree:
             master.in_force = loaded
@@ -143,7 +148,8 @@ class Control:
         return await self._bring_into_force(loaded, addresses)
 
     async def _bring_into_force(self, loaded: Configuration, addresses: dict[str, bytes]) -> Outcome:
-        """Bind what is new, close what is gone, then swap: every step that can fail comes before the first with an effect."""
+        """Bind what is new, close what is gone, then swap: every step that can fail comes before the first with an
+        effect."""
         master, publisher = self.master, self.master.publisher
         assert master.directory is not None
         if master.in_force is None and self._same_as_running(loaded, addresses):
@@ -214,11 +220,18 @@ class Control:
     def _report(self, outcome: Outcome, because: str) -> None:
         log = self.master.log
         if outcome.ok:
-            log.info("reloaded" if outcome.changed else "reload: nothing has changed", because=because,
-                     revision=outcome.revision)
+            log.info(
+                "reloaded" if outcome.changed else "reload: nothing has changed",
+                because=because,
+                revision=outcome.revision,
+            )
         for problem in outcome.problems:
-            log.error("reload failed; what was in force stays", because=because, problem=problem.render().split("\n")[0],
-                      remedy=problem.remedy)
+            log.error(
+                "reload failed; what was in force stays",
+                because=because,
+                problem=problem.render().split("\n")[0],
+                remedy=problem.remedy,
+            )
 
     async def _reload_on_signal(self) -> None:
         outcome = await self.reload("SIGHUP")
@@ -228,6 +241,29 @@ class Control:
             status += f"; the last reload failed: {first}"
         with contextlib.suppress(LinkClosedError):
             self._tell_keeper({"type": "reloaded", "ok": outcome.ok, "status": status})
+
+    # ---- views
+
+    def status(self) -> dict[str, Any]:
+        """Return processes, revisions and the last reload, as plain values."""
+        master, publisher = self.master, self.master.publisher
+        return {
+            "revision": publisher.revision,
+            "published_at": publisher.published_s,
+            "ready": master.ready,
+            "configuration": master.in_force.origin if master.in_force else "",
+            "keeper": {"pid": master.keeper_pid, "alive": master.keeper is not None},
+            "master": {"pid": os.getpid(), "started_at": self.started_at},
+            "workers_wanted": master.workers_wanted,
+            "workers": [_worker_status(worker, publisher.revision) for _, worker in sorted(publisher.workers.items())],
+            "deaths": [death for _, death in sorted(publisher.deaths.items())],
+            "listeners": master.listening,
+            "reload": {"count": self.reloads, "at": self.last_reload_at, "outcome": self.last_outcome},
+        }
+
+    def metrics(self) -> str:
+        """Return the numbers for Prometheus."""
+        return ""
 
     # ---- life
 
@@ -248,7 +284,7 @@ class Control:
 
         options = self.master.options
         digest = self.master.in_force.digest if self.master.in_force else b""
-        watcher = FileWatcher(options["config"], digest)
+        watcher = self._watcher = FileWatcher(options["config"], digest)
         while True:
             store = self.master.in_force.tree.store if self.master.in_force else None
             await asyncio.sleep(duration_ms(store.poll_interval) / 1000 if store else 1.0)
@@ -283,6 +319,22 @@ class Control:
             await asyncio.wait_for(serving, 1.0)
         for task in list(self._tasks):
             task.cancel()
+
+
+def _worker_status(worker: WorkerView, revision: int) -> dict[str, Any]:
+    report = worker.report
+    return {
+        "number": worker.number,
+        "pid": worker.pid,
+        "state": worker.state,
+        "revision": worker.revision,
+        "lag": revision - worker.revision if worker.revision else None,
+        "applied_at": worker.applied_s,
+        "refused": worker.refused,
+        "slots": report.get("slots", 0),
+        "engine": report.get("engine", {}),
+        "live_objects": report.get("live_objects", {}),
+    }
 
 
 def _memfd(image: bytes) -> int:

@@ -1,18 +1,18 @@
 """The keeper's workers: started, lent slots, replaced when they die, retired when there are too many.
 
     STARTING --started--> SERVING --drain--> RETIRING --exit--> gone
-        \\________________________________________________________/   exit without being asked: lend its slots, replace it
+        \\________________________________________________________/   exit unasked: its slots are lent, it is replaced
 
-A slot in use is never without a holder while any worker lives: it is lent to the new holder first, and taken back from the old
-one when the new one says that it accepts. Two holders for a moment do no harm, none for a moment delays connections.
+A slot in use is never without a holder while any worker lives: it is lent to the new holder first, and taken back from
+the old one when the new one says that it accepts. Two holders for a moment do no harm, none for a moment delays
+connections.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
 import time
-
-import _signal  # type: ignore[import-not-found]
 
 from bascule.process import link as links
 from bascule.process import slots
@@ -31,9 +31,11 @@ if TYPE_CHECKING:
 
 STARTING, SERVING, RETIRING = "starting", "serving", "retiring"
 SILENCE_MAX_S = 30.0
-"""A worker that has not given its heartbeat (one a second) for this long hangs: its queues are starving. It is replaced."""
+"""A worker that has not given its heartbeat (one a second) for this long hangs: its queues are starving. It is
+replaced."""
 
 KILL_AFTER_S = 2.0
+RECYCLE_AFTER_S = 0.1
 
 
 class Worker:
@@ -42,6 +44,7 @@ class Worker:
     __slots__ = ("beat_s", "failure", "holding", "link", "master_link", "number", "pid", "started_s", "state")
 
     def __init__(self, number: int, pid: int, link: Link, master_link: int) -> None:
+        """See the class."""
         self.number = number
         self.pid = pid
         self.link = link
@@ -131,8 +134,8 @@ class Crew:
             self._kill(worker, _signal.SIGKILL)
             return
         worker.state = RETIRING
-        self._log.info("worker retires", worker=worker.number, pid=worker.pid)
-        self.introduce(worker)
+        self._log.info("worker retires", worker=worker.number, worker_pid=worker.pid)
+        self.introduce(worker, with_link=False)
         self.rebalance()
         self._drain_if_relieved(worker)
 
@@ -269,8 +272,19 @@ class Crew:
             worker.holding.difference_update((message["listener"], number) for number in message["slots"])
             self._drain_if_relieved(worker)
             self.on_change()
+        elif kind == "terminate":
+            # A service manager may send TERM to the whole group: give the keeper's own time to arrive.
+            self._poller.call_later(RECYCLE_AFTER_S, lambda: self._recycle(worker))
         elif kind == "failed":
             worker.failure = str(message["reason"])
+
+    def _recycle(self, worker: Worker) -> None:
+        """Replace a worker that was told to end by somebody else, and let it drain."""
+        if self.stopping or self.workers.get(worker.number) is not worker or worker.state != SERVING:
+            return
+        self._log.info("worker is replaced because it was sent TERM", worker=worker.number, worker_pid=worker.pid)
+        self.retire(worker)
+        self.resize(self.target)
 
     def _started(self, worker: Worker) -> None:
         if worker.state != STARTING:
@@ -284,7 +298,9 @@ class Crew:
         if worker.state == RETIRING and not self._owned(worker) and not worker.holding:
             self._send(worker, {"type": "drain", "deadline_ms": self.drain_timeout_ms})
             # Its own deadline comes first; this is for a worker that cannot keep it.
-            self._poller.call_later(self.drain_timeout_ms / 1000 + KILL_AFTER_S, lambda: self._kill(worker, _signal.SIGKILL))
+            self._poller.call_later(
+                self.drain_timeout_ms / 1000 + KILL_AFTER_S, lambda: self._kill(worker, _signal.SIGKILL)
+            )
 
     def _owned(self, worker: Worker) -> bool:
         return any(worker.number in listener.owners for listener in self.listeners.values())
@@ -297,7 +313,7 @@ class Crew:
         for worker in list(self.workers.values()):
             if worker.state == SERVING and now - worker.beat_s > SILENCE_MAX_S:
                 worker.failure = f"no heartbeat for {SILENCE_MAX_S:g} s"
-                self._log.error("worker hangs and is killed", worker=worker.number, pid=worker.pid)
+                self._log.error("worker hangs and is killed", worker=worker.number, worker_pid=worker.pid)
                 self._kill(worker, _signal.SIGKILL)
 
     def reaped(self, pid: int, status: int) -> bool:
@@ -313,7 +329,7 @@ class Crew:
         expected = worker.state == RETIRING or self.stopping
         self._disown(worker)
         if expected:
-            self._log.info("worker ended", worker=worker.number, pid=pid, how=describe_exit(status))
+            self._log.info("worker ended", worker=worker.number, worker_pid=pid, how=describe_exit(status))
             self._gone(worker, "asked to end", 0.0)
         else:
             reason = describe_exit(status) + (f": {worker.failure}" if worker.failure else "")
@@ -375,7 +391,7 @@ class Crew:
         self._log.error(
             "worker died",
             worker=number,
-            pid=pid,
+            worker_pid=pid,
             reason=reason,
             uptime_s=round(uptime_s, 1),
             deaths=backoff.deaths,
@@ -400,8 +416,8 @@ class Crew:
         self._backoffs.pop(worker.number, None)
 
     def _silent(self, worker: Worker) -> None:
-        """The worker closed its link: it is dying, or does not know what it does. Either way it is reaped next."""
-        self._kill(worker, _signal.SIGKILL)
+        """The worker closed its link: it is dying, or does not know what it does. Either way it is reaped soon."""
+        self._poller.call_later(KILL_AFTER_S, lambda: self._kill(worker, _signal.SIGKILL))
 
     def _kill(self, worker: Worker, number: int) -> None:
         if self.workers.get(worker.number) is worker:

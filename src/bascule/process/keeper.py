@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
 import resource
 import sys
 import time
-
-import _signal  # type: ignore[import-not-found]
 
 from bascule.process import arguments, spawn, systemd
 from bascule.process import link as links
@@ -38,6 +37,7 @@ class Keeper:
     """
 
     def __init__(self, options: dict[str, Any], state: StateDirectory, log: Log) -> None:
+        """See the class."""
         self._options = options
         self._state = state
         self._log = log
@@ -123,7 +123,7 @@ class Keeper:
             self._log.warning("second TERM: stopping at once")
             self._stop_at_once()
             return
-        self._stopping = True
+        self._stopping = self._crew.stopping = True
         deadline_ms = self._crew.drain_timeout_ms
         self._log.info("stopping", drain_timeout_s=deadline_ms / 1000)
         self._notifier.send("STOPPING=1", "STATUS=Draining")
@@ -135,7 +135,7 @@ class Keeper:
         self._end_if_alone()
 
     def _stop_at_once(self) -> None:
-        self._stopping = True
+        self._stopping = self._crew.stopping = True
         self._notifier.send("STOPPING=1")
         self._log.info("stopping at once")
         self._crew.kill_all()
@@ -199,6 +199,7 @@ class Keeper:
                 "regions": bool(crew.regions),
                 "revision": crew.snapshot[0] if crew.snapshot else 0,
                 "snapshot": crew.snapshot is not None,
+                "ready": self._ready,
                 "workers": crew.target,
                 "listeners": [[listener_id, address] for listener_id, address in sorted(crew.listening)],
             },
@@ -257,7 +258,9 @@ class Keeper:
             self._in_force = True
             self._changed()
         elif kind == "unbind":
-            self._rebinding.unbind(message["listeners"], lambda lost: self._tell_master({"type": "unbound", "lost": lost}))
+            self._rebinding.unbind(
+                message["listeners"], lambda lost: self._tell_master({"type": "unbound", "lost": lost})
+            )
         elif kind == "reloaded":
             self._notifier.send("READY=1", f"STATUS={message['status']}")
         elif kind == "status":

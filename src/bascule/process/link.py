@@ -1,9 +1,9 @@
 """A link: the socket pair by which two processes of one generation talk.
 
-One message is one SEQPACKET packet: a JSON object, and at most 253 descriptors beside it (SCM_MAX_FD; the kernel answers
-EINVAL to more). Links never block: what the kernel does not take now waits in the outbox, with its own duplicates of the
-descriptors, until the loop of the process says that the socket is writable. A peer that stopped reading therefore delays
-nobody but itself.
+One message is one SEQPACKET packet: a JSON object, and at most 253 descriptors beside it (SCM_MAX_FD; the kernel
+answers EINVAL to more). Links never block: what the kernel does not take now waits in the outbox, with its own
+duplicates of the descriptors, until the loop of the process says that the socket is writable. A peer that stopped
+reading therefore delays nobody but itself.
 
 The raw `_socket` is used because `socket` imports `enum` and `selectors`: 8 ms of CPU in every process.
 """
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 DESCRIPTORS_MAX = 253
 PACKET_BYTES_MAX = 128 * 1024
 OUTBOX_MESSAGES_MAX = 4096
-"""More messages than this unread, and the peer is taken for dead: nothing in a life of a link queues a hundredth of it."""
+"""More messages than this unread, and the peer is taken for dead: nothing in a life of a link queues a hundredth of
+it."""
 
 _SEND_BUFFER_BYTES = 1 << 20
 _CONTROL_BYTES = _socket.CMSG_SPACE(DESCRIPTORS_MAX * 4)
@@ -92,7 +93,7 @@ class Link:
         except BlockingIOError:
             return None
         except OSError as error:
-            raise LinkClosedError(os.strerror(error.errno)) from None
+            raise LinkClosedError(os.strerror(error.errno or 0)) from None
         descriptors = _descriptors_of(ancillary)
         if not packet:
             raise LinkClosedError("end of file")
@@ -123,7 +124,7 @@ class Link:
         except OSError as error:
             if error.errno in {errno.ENOBUFS, errno.ETOOMANYREFS}:  # too many descriptors in flight: later
                 return False
-            raise LinkClosedError(os.strerror(error.errno)) from None
+            raise LinkClosedError(os.strerror(error.errno or 0)) from None
         return True
 
 

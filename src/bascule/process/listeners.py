@@ -27,9 +27,9 @@ _SO_ATTACH_FILTER = 26
 _TCP_INFO_BYTES = 104
 _TCPI_UNACKED_OFFSET = 24  # struct tcp_info, linux/tcp.h: of a listener, the connections that wait in its queue
 
-# Classic BPF, struct sock_filter {code, jt, jf, k}, over the TCP header: drop a segment whose flags say SYN and not ACK. New
-# connections are then neither refused nor queued (the client repeats its SYN after a second), while the handshakes
-# that have begun end normally.
+# Classic BPF, struct sock_filter {code, jt, jf, k}, over the TCP header: drop a segment whose flags say SYN and not
+# ACK. New connections are then neither refused nor queued (the client repeats its SYN after a second), while the
+# handshakes that have begun end normally.
 _DROP_SYN = (
     (0x30, 0, 0, 13),  # ldb [13]: the flags
     (0x54, 0, 0, 0x12),  # and #SYN|ACK
@@ -43,6 +43,7 @@ class BindError(Exception):
     """An address that cannot be listened on; the text says what is wrong, `remedy` what to do."""
 
     def __init__(self, message: str, remedy: str) -> None:
+        """See the class."""
         super().__init__(message)
         self.remedy = remedy
 
@@ -50,17 +51,25 @@ class BindError(Exception):
 class Listener:
     """One configured address and its slots.
 
-    Owner: the keeper. `descriptors` and `owners` run in parallel; slot i has the number `first_slot + i`, which is unique among
-    all the slots a listener id ever had, so that a re-bound listener can overlap with its predecessor in one worker.
-    A Unix listener has one slot, lent to every worker: the kernel has no SO_REUSEPORT for stream sockets there.
-    States: OPEN -> CLOSING (steered away, queue being emptied) -> closed. There is no way back.
+    Owner: the keeper. `descriptors` and `owners` run in parallel; slot i has the number `first_slot + i`, which is
+    unique among all the slots a listener id ever had, so that a re-bound listener can overlap with its predecessor in
+    one worker. A Unix listener has one slot, lent to every worker: the kernel has no SO_REUSEPORT for stream sockets
+    there. States: OPEN -> CLOSING (steered away, queue being emptied) -> closed. There is no way back.
     """
 
     __slots__ = ("_file", "address", "closing", "descriptors", "first_slot", "id", "owners", "path")
 
     def __init__(
-        self, listener_id: str, address: str, descriptors: list[int], first_slot: int, *, path: str = "", owned: bool = True
+        self,
+        listener_id: str,
+        address: str,
+        descriptors: list[int],
+        first_slot: int,
+        *,
+        path: str = "",
+        owned: bool = True,
     ) -> None:
+        """See the class."""
         self.id = listener_id
         self.address = address
         self.descriptors = descriptors
@@ -94,7 +103,8 @@ class Listener:
         return sum(queue_length(descriptor) for descriptor in self.descriptors)
 
     def close(self) -> None:
-        """Close the keeper's copies. A queue that is still held by a worker lives on; shutdown() would reset it for all."""
+        """Close the keeper's copies. A queue that is still held by a worker lives on; shutdown() would reset it for
+        all."""
         if self.path:
             self._unlink()
         for descriptor in self.descriptors:
@@ -102,18 +112,26 @@ class Listener:
         self.descriptors = []
 
     def _unlink(self) -> None:
-        """Remove the socket file, unless somebody has put another one there since, or it was systemd's from the start."""
+        """Remove the socket file, unless somebody has put another one there since, or it was systemd's from the
+        start."""
         if self._file is not None and _file_identity(self.path) == self._file:
             os.unlink(self.path)
 
 
 def open_listener(
-    listener_id: str, address: str, slots: int, *, first_slot: int = 0, inherited: Sequence[int] = (), exclusive: bool = True
+    listener_id: str,
+    address: str,
+    slots: int,
+    *,
+    first_slot: int = 0,
+    inherited: Sequence[int] = (),
+    exclusive: bool = True,
 ) -> Listener:
     """Bind an address as `slots` listening sockets; BindError with a remedy, and nothing left open, when it cannot.
 
-    `inherited` are listening sockets of the same address from socket activation: they become the first slots. `exclusive`
-    refuses an address that another process listens on with SO_REUSEPORT, which the kernel would silently share.
+    `inherited` are listening sockets of the same address from socket activation: they become the first slots.
+    `exclusive` refuses an address that another process listens on with SO_REUSEPORT, which the kernel would silently
+    share.
     """
     try:
         family, where = addresses.parse(address)
@@ -171,8 +189,8 @@ def local_address(descriptor: int) -> str:
 def _bind_tcp(family: int, where: tuple[str, int]) -> int:
     """Return one listening socket.
 
-    TCP_NODELAY is inherited by accepted sockets, which saves a system call per connection. TCP_DEFER_ACCEPT is left off: it
-    hides half-open clients from the accept queue, which is what a shrinking listener is measured by.
+    TCP_NODELAY is inherited by accepted sockets, which saves a system call per connection. TCP_DEFER_ACCEPT is left
+    off: it hides half-open clients from the accept queue, which is what a shrinking listener is measured by.
     """
     sock = _socket.socket(family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
     try:
@@ -200,7 +218,8 @@ def _probe(family: int, where: tuple[str, int]) -> None:
 
 
 def _bind_unix(path: str) -> int:
-    """Bind beside the path and rename over it: a stale file is replaced, and clients never see a socket not yet listening."""
+    """Bind beside the path and rename over it: a stale file is replaced, and clients never see a socket not yet
+    listening."""
     _refuse_live(path)
     temporary = f"{path}.{os.getpid()}"
     sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
@@ -274,8 +293,8 @@ def stop_handshakes(descriptor: int) -> None:
 
 _REMEDIES = {
     errno.EADDRINUSE: "stop the process that listens there (`ss -ltnp` shows it), or choose another port",
-    errno.EACCES: "give the service the capability CAP_NET_BIND_SERVICE, lower net.ipv4.ip_unprivileged_port_start, use a"
-    " port above 1023, or (for a socket file) make its directory writable",
+    errno.EACCES: "use a port above 1023, give the service the capability CAP_NET_BIND_SERVICE, lower "
+    "net.ipv4.ip_unprivileged_port_start, or (for a socket file) make its directory writable",
     errno.EADDRNOTAVAIL: "no interface has this address: see `ip address`, or listen on 0.0.0.0 or [::]",
     errno.ENOENT: "create the directory of the socket file first",
     errno.EEXIST: "remove the file, or choose another path",

@@ -1,7 +1,7 @@
 """Log lines of the three processes: logfmt or JSON on standard error, one write per line.
 
-Not `logging`: importing it costs 20 ms of CPU, a keeper's whole start. Lines of all processes go to the same open file, and a
-line is one write of less than PIPE_BUF bytes, so that they never mix.
+Not `logging`: importing it costs 20 ms of CPU, a keeper's whole start. Lines of all processes go to the same open file,
+and a line is one write of less than PIPE_BUF bytes, so that they never mix.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Log:
     """Writes events of one process; `fields` given to the constructor stand on every line."""
 
     def __init__(self, json: bool = False, **fields: object) -> None:
+        """See the class."""
         self.json = json
         self._fields: dict[str, Any] = fields
 

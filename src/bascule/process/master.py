@@ -1,18 +1,17 @@
 """The master: reads the configuration, compiles it, has it bound and adopted, and answers the admin socket.
 
-It starts in two steps. `Boot` brings the first snapshot into force with as little imported as can be: no asyncio, no HTTP.
-`ControlLoop` (control.py) goes on from there: reloads, acknowledgements, the admin API. A master that replaces a dead one
-finds regions, snapshot and workers as they are, and `Boot` has nothing to do but look.
+It starts in two steps. `Boot` brings the first snapshot into force with as little imported as can be: no asyncio, no
+HTTP. `ControlLoop` (control.py) goes on from there: reloads, acknowledgements, the admin API. A master that replaces a
+dead one finds regions, snapshot and workers as they are, and `Boot` has nothing to do but look.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import gc
 import os
 import select
 import sys
-
-import _signal  # type: ignore[import-not-found]
 
 from bascule.process.link import Link, LinkClosedError
 from bascule.process.log import Log
@@ -30,9 +29,11 @@ CANNOT_START = 3
 
 
 class Master:
-    """What boot and control loop share. `in_force` is None until a configuration is, or in a successor that cannot load it."""
+    """What boot and control loop share. `in_force` is None until a configuration is, or in a successor that cannot load
+    it."""
 
     def __init__(self, keeper: Link) -> None:
+        """See the class."""
         self.keeper: Link | None = keeper
         self.options: dict[str, Any] = {}
         self.state_path = ""
@@ -76,6 +77,7 @@ class Boot:
     """From the keeper's hello to the first snapshot in force, on blocking calls."""
 
     def __init__(self, master: Master) -> None:
+        """See the class."""
         self._master = master
         assert master.keeper is not None
         self._link = master.keeper
@@ -112,6 +114,7 @@ class Boot:
         master.state_path = hello["state"]
         master.keeper_pid = hello["keeper_pid"]
         master.workers_wanted = hello["workers"]
+        master.ready = hello["ready"]
         master.listening = [{"id": name, "address": address} for name, address in hello["listeners"]]
         if hello["regions"]:
             from bascule.shared.statistics import Directory
@@ -135,9 +138,7 @@ class Boot:
     def _bind(self, loaded: Configuration) -> None:
         from bascule.model.problems import ConfigError
 
-        self._master.tell_keeper(
-            {"type": "bind", "listeners": loaded.listeners(), "slots": loaded.tree.settings.slots}
-        )
+        self._master.tell_keeper({"type": "bind", "listeners": loaded.listeners(), "slots": loaded.tree.settings.slots})
         answer, _ = self._await("bound", "bind_failed")
         if answer["type"] == "bind_failed":
             raise ConfigError(bind_problems(answer["problems"], loaded.origin))
@@ -219,8 +220,6 @@ def _fail(master: Master, error: Exception) -> None:
         import traceback
 
         traceback.print_exc()
-    try:
-        master.tell_keeper({"type": "fatal", "message": str(error)[:60_000]})
-    except LinkClosedError:
-        pass
+    if master.keeper is not None:
+        master.tell_keeper({"type": "fatal", "message": str(error)[:60_000] or type(error).__name__})
     sys.exit(CANNOT_START)

@@ -1,14 +1,13 @@
 """Processes that outlived a keeper which was killed, found by the keeper that follows.
 
-They serve on: their slots are SO_REUSEPORT siblings of the new ones. Once the new workers accept, the old ones are told to end:
-each stops new handshakes on its slots, accepts what is queued, closes them, and drains.
+They serve on: their slots are SO_REUSEPORT siblings of the new ones. Once the new workers accept, the old ones are told
+to end: each stops new handshakes on its slots, accepts what is queued, closes them, and drains.
 """
 
 from __future__ import annotations
 
-import os
-
 import _signal  # type: ignore[import-not-found]
+import os
 
 from bascule.process.spawn import start_time
 
@@ -30,8 +29,10 @@ class Orphans:
         if isinstance(processes, dict):
             self._started = {int(pid): started for pid, started in processes.items() if pid.isdigit()}
         if self.living():
-            log.warning("processes of a keeper that was killed still serve; they are kept until the new ones do",
-                        pids=",".join(map(str, self.living())))
+            log.warning(
+                "processes of a keeper that was killed still serve; they are kept until the new ones do",
+                pids=",".join(map(str, self.living())),
+            )
 
     def living(self) -> list[int]:
         """Return the pids that still run."""

@@ -1,13 +1,13 @@
-"""The keeper's loop: poll(2), one-shot timers, signals. Everything runs on one thread and never blocks anywhere else."""
+"""The keeper's loop: poll(2), one-shot timers, signals. Everything runs on one thread and never blocks anywhere
+else."""
 
 from __future__ import annotations
 
+# `signal` wraps this built-in module in enums, 4 ms of CPU; the numbers are all the keeper needs.
+import _signal  # type: ignore[import-not-found]
 import os
 import select
 import time
-
-# `signal` wraps this built-in module in enums, 4 ms of CPU; the numbers are all the keeper needs.
-import _signal  # type: ignore[import-not-found]
 
 from bascule.process.link import LinkClosedError
 
@@ -27,6 +27,7 @@ class Timer:
     __slots__ = ("action", "due_s")
 
     def __init__(self, due_s: float, action: Callable[[], None]) -> None:
+        """See the class."""
         self.due_s = due_s
         self.action: Callable[[], None] | None = action
 
@@ -39,6 +40,7 @@ class Poller:
     """Links, timers and signals of one process, handled one after another."""
 
     def __init__(self) -> None:
+        """See the class."""
         self._poll = select.poll()
         self._links: dict[int, tuple[Link, Callable[[dict[str, Any], list[int]], None], Callable[[], None]]] = {}
         self._writing: set[int] = set()
@@ -57,7 +59,8 @@ class Poller:
     def watch(
         self, link: Link, on_message: Callable[[dict[str, Any], list[int]], None], on_close: Callable[[], None]
     ) -> None:
-        """Hand each message of a link to `on_message` (which owns the descriptors); `on_close` once, when the peer is gone."""
+        """Hand each message of a link to `on_message` (which owns the descriptors); `on_close` once, when the peer is
+        gone."""
         self._links[link.fileno()] = (link, on_message, on_close)
         self._poll.register(link.fileno(), _READABLE)
 

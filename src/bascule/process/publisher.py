@@ -22,6 +22,7 @@ class WorkerView:
     """One worker as the master knows it. `revision` is what it has acknowledged, 0 before the first."""
 
     def __init__(self, number: int, pid: int, state: str, link: Link) -> None:
+        """See the class."""
         self.number = number
         self.pid = pid
         self.state = state
@@ -37,6 +38,7 @@ class Publisher:
     """Workers by number, and the snapshot in force. Works without a loop until `attach`: the boot needs no asyncio."""
 
     def __init__(self, log: Log) -> None:
+        """See the class."""
         self.workers: dict[int, WorkerView] = {}
         self.deaths: dict[int, dict[str, Any]] = {}
         """Of each worker number that died unasked: how often in a row, why last, and when it starts again."""
@@ -61,6 +63,12 @@ class Publisher:
         self.revision, self._snapshot = revision, descriptor
         self.published_s = time.time()
 
+    def image(self) -> bytes:
+        """Return the bytes of the snapshot in force, empty when there is none."""
+        if self._snapshot < 0:
+            return b""
+        return os.pread(self._snapshot, os.fstat(self._snapshot).st_size, 0)
+
     def publish(self, revision: int, descriptor: int) -> None:
         """Make this the snapshot in force and send it to every worker."""
         self.hold(revision, descriptor)
@@ -77,7 +85,8 @@ class Publisher:
         return [worker.number for worker in self.serving() if worker.revision < self.revision]
 
     async def applied(self, timeout_s: float = APPLY_TIMEOUT_S) -> bool:
-        """Wait until every serving worker has applied the snapshot in force; False when one refused it or time is up."""
+        """Wait until every serving worker has applied the snapshot in force; False when one refused it or time is
+        up."""
         deadline_s = time.monotonic() + timeout_s
         while self.lagging():
             if any(worker.refused for worker in self.serving()) or not await self._change(deadline_s):
@@ -91,7 +100,8 @@ class Publisher:
         for worker in list(self.workers.values()):
             self._send(worker, {"type": "state?"})
         while any(
-            worker.state != "starting" and worker.reports == asked.get(number) for number, worker in self.workers.items()
+            worker.state != "starting" and worker.reports == asked.get(number)
+            for number, worker in self.workers.items()
         ):
             if not await self._change(deadline_s):
                 return
@@ -146,7 +156,8 @@ class Publisher:
                     os.close(descriptor)
                 self._handle(worker, message)
         except LinkClosedError:
-            # The keeper holds a spare of our end, not of the worker's: this worker is dead, and the keeper says so next.
+            # The keeper holds a spare of our end, not of the worker's: this worker is dead, and the keeper says so
+            # next.
             self._unwatch(worker)
 
     def _handle(self, worker: WorkerView, message: dict[str, Any]) -> None:
@@ -155,8 +166,12 @@ class Publisher:
             self._applied(worker, message["revision"])
         elif kind == "refused":
             worker.refused = message["reason"]
-            self._log.error("a worker refuses the snapshot", worker=worker.number, revision=message["revision"],
-                            reason=message["reason"])
+            self._log.error(
+                "a worker refuses the snapshot",
+                worker=worker.number,
+                revision=message["revision"],
+                reason=message["reason"],
+            )
         elif kind == "state":
             worker.report = message
             worker.reports += 1

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from bascule.process.poller import Poller
 
 QUIET_S = 0.3
-"""A queue has to stay empty this long: handshakes under way when it was closed have then ended, or taken over a round trip."""
+"""A queue has to stay empty this long: handshakes under way when it was closed have then ended, or taken over a round
+trip."""
 
 _LOOK_S = 0.02
 
@@ -37,7 +38,8 @@ class Rebinding:
         """Refuse addresses somebody else listens on; False while workers of a killed predecessor still do."""
 
     def bind(self, wanted: list[dict[str, Any]], slot_count: int) -> list[dict[str, str]]:
-        """Open the listeners that are not open yet: all, or none and a list of problems (id, address, message, remedy)."""
+        """Open the listeners that are not open yet: all, or none and a list of problems (id, address, message,
+        remedy)."""
         opened: list[Listener] = []
         problems = []
         for entry in wanted:
@@ -67,8 +69,8 @@ class Rebinding:
     def unbind(self, unwanted: list[dict[str, Any]], done: Callable[[int], None]) -> None:
         """Close listeners without losing a connection in their queues, then call `done(lost)`.
 
-        New handshakes stop, the workers go on accepting until every queue has been empty for QUIET_S, then give the slots
-        back, then the keeper closes its copies. `lost` counts the connections still queued after EMPTYING_MAX_S.
+        New handshakes stop, the workers go on accepting until every queue has been empty for QUIET_S, then give the
+        slots back, then the keeper closes its copies. `lost` counts the connections still queued after EMPTYING_MAX_S.
         """
         keys = [(entry["id"], entry["address"]) for entry in unwanted]
         self.close([self._crew.listeners[key] for key in keys if key in self._crew.listeners], QUIET_S, done)

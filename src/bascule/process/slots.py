@@ -1,9 +1,10 @@
 """Which worker holds which slot.
 
 A listener has a fixed number S of SO_REUSEPORT sockets; the kernel spreads new connections evenly over the sockets, so
-workers must hold equally many of them to get equal shares. 24 is divisible by 1, 2, 3, 4, 6, 8, 12 and 24: with these worker
-counts the shares are exact. With 5 workers they differ by one slot in 24. S never changes while a listener exists: adding
-or closing a socket re-hashes or resets queued connections, moving a descriptor between processes does neither.
+workers must hold equally many of them to get equal shares. 24 is divisible by 1, 2, 3, 4, 6, 8, 12 and 24: with these
+worker counts the shares are exact. With 5 workers they differ by one slot in 24. S never changes while a listener
+exists: adding or closing a socket re-hashes or resets queued connections, moving a descriptor between processes does
+neither.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ SLOTS_MAX = 1024
 
 def slot_count(workers: int) -> int:
     """Return how many slots a TCP listener gets: 24, or the next multiple of the worker count above that."""
-    if SLOTS_DEFAULT >= workers:
+    if workers <= SLOTS_DEFAULT:
         return SLOTS_DEFAULT
     return min(workers, SLOTS_MAX)
 
@@ -26,8 +27,8 @@ def slot_count(workers: int) -> int:
 def assign(owners: Sequence[int | None], workers: Sequence[int]) -> list[int | None]:
     """Return the owner of each slot: all slots owned, shares differing by at most one, as few moves as possible.
 
-    `owners` is who holds each slot now (None, or a worker not in `workers`: nobody), `workers` who may hold slots. Without
-    workers every slot is unowned; its connections wait in the kernel.
+    `owners` is who holds each slot now (None, or a worker not in `workers`: nobody), `workers` who may hold slots.
+    Without workers every slot is unowned; its connections wait in the kernel.
     """
     if not workers:
         return [None] * len(owners)
@@ -41,7 +42,7 @@ def assign(owners: Sequence[int | None], workers: Sequence[int]) -> list[int | N
     target = {worker: share + (place < larger) for place, worker in enumerate(by_holding)}
     result: list[int | None] = [None] * len(owners)
     for slot, owner in enumerate(owners):
-        if owner in target and target[owner]:
+        if target.get(owner):
             result[slot] = owner
             target[owner] -= 1
     takers = [worker for worker in sorted(target) for _ in range(target[worker])]

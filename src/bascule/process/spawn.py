@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
 import sys
-
-import _signal  # type: ignore[import-not-found]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,9 +14,9 @@ if TYPE_CHECKING:
 def spawn(module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
     """Start `module`'s main() in a fresh interpreter and return its pid; OSError when it cannot be started.
 
-    The child inherits standard input, output and error, and `descriptors` under the numbers they have here. posix_spawn does
-    not copy the keeper's memory map, and the interpreter is given a statement instead of `-m`, which would import `runpy`.
-    No parent-death signal is set: workers and master serve on when their keeper is killed.
+    The child inherits standard input, output and error, and `descriptors` under the numbers they have here. posix_spawn
+    does not copy the keeper's memory map, and the interpreter is given a statement instead of `-m`, which would import
+    `runpy`. No parent-death signal is set: workers and master serve on when their keeper is killed.
     """
     command = [sys.executable, "-c", f"from {module} import main; main()", *arguments]
     for descriptor in descriptors:
@@ -45,7 +44,8 @@ def name_process(name: str) -> None:
 
 
 def start_time(pid: int) -> int:
-    """Return when a process started, in clock ticks since boot; 0 when there is none. With the pid it names a process."""
+    """Return when a process started, in clock ticks since boot; 0 when there is none. With the pid it names a
+    process."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()

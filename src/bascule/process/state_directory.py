@@ -23,12 +23,13 @@ class StateDirectoryError(Exception):
 class StateDirectory:
     """The directory of one keeper, locked as long as this object lives.
 
-    The lock is an flock on the pid file, so that it goes with the keeper however it ends: a stale file never needs removing,
-    and the pid in a locked file is always that of the living keeper.
+    The lock is an flock on the pid file, so that it goes with the keeper however it ends: a stale file never needs
+    removing, and the pid in a locked file is always that of the living keeper.
     """
 
     def __init__(self, path: str) -> None:
-        """Create the directory (mode 0700) if need be, lock it and write the pid file; StateDirectoryError otherwise."""
+        """Create the directory (mode 0700) if need be, lock it and write the pid file; StateDirectoryError
+        otherwise."""
         self.path = os.path.abspath(path)
         try:
             os.makedirs(self.path, mode=0o700, exist_ok=True)

@@ -1,8 +1,8 @@
 """JSON for the links, without importing the `json` package.
 
-`json` imports `re`, and with it `enum` and `collections`: 7 ms of CPU in each of the three processes of a start whose whole
-budget is 150 ms. The C scanner and encoder that `json` itself calls are enough for messages of our own making. Should a
-future Python change these private functions, the probe below fails and the package is used.
+`json` imports `re`, and with it `enum` and `collections`: 7 ms of CPU in each of the three processes of a start whose
+whole budget is 150 ms. The C scanner and encoder that `json` itself calls are enough for messages of our own making.
+Should a future Python change these private functions, the probe below fails and the package is used.
 """
 
 from __future__ import annotations
@@ -31,8 +31,16 @@ def _fast() -> tuple[Callable[[Any], str], Callable[[str], Any]]:
     import _json
 
     scan = _json.make_scanner(_ScannerContext())  # type: ignore[arg-type]
-    encode = _json.make_encoder(
-        None, None, _json.encode_basestring_ascii, None, ":", ",", False, False, True  # type: ignore[arg-type]
+    encode: Callable[[Any, int], tuple[str, ...]] = _json.make_encoder(
+        None,
+        None,  # type: ignore[arg-type]
+        _json.encode_basestring_ascii,
+        None,
+        ":",
+        ",",
+        False,
+        False,
+        True,
     )
 
     def dumps(value: Any) -> str:
@@ -47,7 +55,7 @@ def _fast() -> tuple[Callable[[Any], str], Callable[[str], Any]]:
             raise ValueError(f"something follows the JSON value at byte {end}")
         return value
 
-    probe = {"type": "probe \u00e9\"\\", "list": [1, -2, 0.5, True, False, None, {}], "big": 1 << 60}
+    probe = {"type": 'probe \u00e9"\\', "list": [1, -2, 0.5, True, False, None, {}], "big": 1 << 60}
     if loads(dumps(probe)) != probe:
         raise ValueError("_json does not return what it was given")
     return dumps, loads
@@ -74,5 +82,5 @@ def decode(packet: bytes) -> Message:
     """Return the message of one packet; ValueError when it is not a JSON object with a "type"."""
     message = loads(packet.decode("ascii"))
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-        raise ValueError('a packet is a JSON object with a "type"')
+        raise ValueError('a packet is a JSON object with a "type"')  # noqa: TRY004 - one kind of error for bad packets
     return message

@@ -1,21 +1,21 @@
 """The worker: an engine, the loop it hangs in, and the two links that tell it what to do.
 
-The first loop is poll(2): importing uvloop (and asyncio with it) costs 65 ms of CPU, and a worker that replaces a dead one should
-accept before that. It is imported by a thread once the worker serves; then uvloop takes the same descriptors over.
+The first loop is poll(2): importing uvloop (and asyncio with it) costs 65 ms of CPU, and a worker that replaces a dead
+one should accept before that. It is imported by a thread once the worker serves; then uvloop takes the same descriptors
+over.
 
     BOOTING --regions, snapshot--> STARTED --lend--> ACCEPTING --drain--> DRAINING --drained--> exit 0
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import _thread
 import gc
 import os
 import select
 import sys
 import time
-
-import _signal  # type: ignore[import-not-found]
 
 from bascule.process import listeners
 from bascule.process.link import Link, LinkClosedError
@@ -24,6 +24,7 @@ from bascule.process.spawn import name_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
     from typing import Any
 
@@ -39,6 +40,7 @@ class Worker:
     """One worker process: the messages of its links, applied to its engine."""
 
     def __init__(self, number: int, keeper: Link, master: Link) -> None:
+        """See the class."""
         self.number = number
         self.keeper: Link | None = keeper
         self.master: Link | None = master
@@ -48,6 +50,7 @@ class Worker:
         self.slots: dict[tuple[str, int], int] = {}
         """The worker's own copy of every lent descriptor: the engine's are the engine's to close."""
         self.draining_until_s = 0.0
+        self.leaving_until_s = 0.0
         self.ended = False
         self.log = Log(process="worker", worker=number, pid=os.getpid())
         self._regions: list[int] = []
@@ -203,6 +206,9 @@ class Worker:
         if now >= self._next_beat_s:
             self._next_beat_s = now + HEARTBEAT_S
             self.tell_keeper({"type": "beat"})
+        if self.leaving_until_s:
+            self._leave_when_empty(now)
+            return DRAIN_LOOK_S
         if not self.draining_until_s:
             return max(self._next_beat_s - now, 0.0)
         assert self.engine is not None
@@ -211,28 +217,29 @@ class Worker:
         return DRAIN_LOOK_S
 
     def terminate(self) -> None:
-        """SIGTERM: leave without a keeper's help. New handshakes stop, what is queued is accepted, then drain."""
-        if self.draining_until_s:
-            return
-        self.log.info("draining", because="SIGTERM", drain_timeout_s=self.drain_timeout_ms / 1000)
-        if self.keeper is None:
+        """SIGTERM: have the keeper replace this worker; without a keeper, leave when the queues are empty."""
+        if self.keeper is not None:
+            self.tell_keeper({"type": "terminate"})
+        elif self.engine is None:
+            self.ended = True
+        elif not self.leaving_until_s and not self.draining_until_s:
+            self.log.info("draining without a keeper", drain_timeout_s=self.drain_timeout_ms / 1000)
             for descriptor in self.slots.values():
                 listeners.stop_handshakes(descriptor)
-            deadline_s = time.monotonic() + listeners.EMPTYING_MAX_S
-            while self.slots and time.monotonic() < deadline_s:
-                if not any(listeners.queue_length(descriptor) for descriptor in self.slots.values()):
-                    break
-                assert self.engine is not None
-                self.engine.turn()
-        self._drain({"deadline_ms": self.drain_timeout_ms}, [])
-        if not self.draining_until_s:
-            self.ended = True
+            self.leaving_until_s = time.monotonic() + listeners.EMPTYING_MAX_S
+
+    def _leave_when_empty(self, now_s: float) -> None:
+        queued = any(listeners.queue_length(descriptor) for descriptor in self.slots.values())
+        if not queued or now_s >= self.leaving_until_s:
+            self.leaving_until_s = 0.0
+            self._drain({"deadline_ms": self.drain_timeout_ms}, [])
 
 
 class FirstLoop:
     """The loop until uvloop is imported: the engine, two links and the heartbeat on poll(2)."""
 
     def __init__(self, worker: Worker) -> None:
+        """See the class."""
         self._worker = worker
         self._poll = select.poll()
         self._watched: dict[int, Link] = {}
@@ -242,6 +249,8 @@ class FirstLoop:
         self._quiet_until_s = 0.0
         self._wakeup, self._wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll.register(self._wakeup, select.POLLIN)
+        _signal.set_wakeup_fd(self._wakeup_write)
+        _signal.signal(_signal.SIGTERM, lambda number, frame: worker.terminate())
         for link in (worker.keeper, worker.master):
             assert link is not None
             self._watched[link.fileno()] = link
@@ -257,6 +266,7 @@ class FirstLoop:
                 wait_s = min(wait_s, self._import_when_quiet())
             for descriptor, _ in self._poll.poll(wait_s * 1000):
                 self._serve(descriptor)
+        _signal.set_wakeup_fd(-1)
         for descriptor in (self._wakeup, self._wakeup_write):
             os.close(descriptor)
 
@@ -264,6 +274,8 @@ class FirstLoop:
         worker = self._worker
         if descriptor == self._engine and worker.engine is not None:
             worker.engine.turn()
+        elif descriptor == self._wakeup:
+            os.read(self._wakeup, 64)
         elif descriptor in self._watched:
             worker.read(self._watched[descriptor])
             if worker.engine is not None and self._engine < 0:
@@ -281,6 +293,8 @@ class FirstLoop:
             self._quiet_until_s = now + QUIET_BEFORE_IMPORT_S
         if now >= self._quiet_until_s:
             self._importing = True
+            import threading  # noqa: F401 - it takes the thread that imports it first for the main one
+
             # While the import runs, a turn of the engine waits for the GIL at most this long.
             sys.setswitchinterval(0.0002)
             _thread.start_new_thread(self._import, ())
@@ -305,8 +319,8 @@ def _run_uvloop(worker: Worker) -> None:
     def watch(link: Link) -> None:
         def readable() -> None:
             worker.read(link)
-            if worker.ended:
-                loop.stop()
+            if worker.ended or worker.draining_until_s:
+                beat()
 
         loop.add_reader(link.fileno(), readable)
 
@@ -315,7 +329,11 @@ def _run_uvloop(worker: Worker) -> None:
         if link is not None:
             watch(link)
 
+    pending: list[asyncio.TimerHandle] = []
+
     def beat() -> None:
+        while pending:
+            pending.pop().cancel()
         wait_s = worker.tick()
         for link in (worker.keeper, worker.master):
             if link is not None and link.wants_write:
@@ -323,7 +341,7 @@ def _run_uvloop(worker: Worker) -> None:
         if worker.ended:
             loop.stop()
         else:
-            loop.call_later(wait_s, beat)
+            pending.append(loop.call_later(wait_s, beat))
 
     def terminate() -> None:
         worker.terminate()
