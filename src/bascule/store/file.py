@@ -134,9 +134,10 @@ def _decode(text: bytes, text_format: Format, file: str) -> Decoded:
 
 def _decode_json(text: bytes, file: str) -> Decoded:
     try:
-        tree = tree_from_json(text)
-    except msgspec.ValidationError:
-        return decode(msgspec.json.decode(text))
+        try:
+            tree = tree_from_json(text)
+        except msgspec.ValidationError:
+            return decode(msgspec.json.decode(text))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         match = _JSON_BYTE.search(str(error))
         position = int(match[1]) if match else len(text)
