@@ -72,6 +72,7 @@ cdef class Clauses:
     cdef int add(self, uint32_t frontend, str frontend_id, str expression, int32_t priority) except -1
     cdef int add_clauses(self, uint32_t frontend, str frontend_id, int32_t priority) except -1
     cdef int add_clause(self, Literals* literals, uint32_t frontend, uint32_t id_offset, uint16_t id_length, int32_t priority) except -1
+    cdef void drop_repeats(self, Literals* literals) noexcept
     cdef int leader(self, Literals* literals, uint8_t kind) noexcept
     cdef int contradicts(self, Literals* literals, int host) noexcept
     cdef bint same_call(self, int a, int b) noexcept

@@ -126,6 +126,7 @@ cdef class Clauses:
 
     cdef int add_clause(self, Literals* literals, uint32_t frontend, uint32_t id_offset, uint16_t id_length, int32_t priority) except -1:
         """Adds one clause; returns 0 without adding when it contradicts itself."""
+        self.drop_repeats(literals)
         cdef int host = self.leader(literals, PREDICATE_HOST)
         cdef int path = self.leader(literals, PREDICATE_PATH)
         cdef Clause clause
@@ -151,6 +152,18 @@ cdef class Clauses:
         self.clauses[self.clause_count] = clause
         self.clause_count += 1
         return 1
+
+    cdef void drop_repeats(self, Literals* literals) noexcept:
+        cdef uint32_t i, j, kept = 0
+        for i in range(literals.count):
+            j = 0
+            while j < kept and not ((literals.refs[i] ^ literals.refs[j]) & 1 == 0
+                                    and self.same_call(literals.refs[i] >> 1, literals.refs[j] >> 1)):
+                j += 1
+            if j == kept:
+                literals.refs[kept] = literals.refs[i]
+                kept += 1
+        literals.count = kept
 
     cdef int leader(self, Literals* literals, uint8_t kind) noexcept:
         """The most specific positive pattern of a kind, which the trie is keyed by; -1 if there is none."""
@@ -375,6 +388,7 @@ cdef class Clauses:
         if has_pattern(record.kind):
             record.tail = pattern.tail
             record.segment_count = <uint16_t>pattern.count
+            record.prefix = pattern.rest
             record.first_segment = self.add_segments(pattern, record.kind == PREDICATE_HOST)
         elif record.kind == PREDICATE_CLIENT_IP:
             record.value = intern_blob(&self.strings, prepared.network, 16)

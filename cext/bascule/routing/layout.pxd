@@ -141,7 +141,7 @@ cdef struct PredicateRecord:      # 32 bytes; a reference to it is index * 2 + n
     uint32_t value
     uint32_t value_length
     uint32_t regexp               # number of the compiled regexp: 0 .. regexp_count - 1
-    uint32_t prefix
+    uint32_t prefix               # CLIENT_IP: see there; patterns: 1 = the open end is a capture
 
 
 # The hash of a literal child: 8 bytes a step, a multiplicative mixer. Only configuration enters keys into the table and every hit is

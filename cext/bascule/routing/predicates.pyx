@@ -68,7 +68,7 @@ cdef int forward_pattern(const RouteView* view, const PredicateRecord* record, c
     if record.tail == TAIL_MORE:
         if at == NULL:
             return 0
-        if count[0] < CAPTURES_MAX:
+        if record.prefix and count[0] < CAPTURES_MAX:
             captures[count[0]].data = at
             captures[count[0]].length = <uint32_t>(end - at)
             count[0] += 1

@@ -1,6 +1,6 @@
 """A parsed route expression as plain objects (made by routing/expression.pyx)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 
@@ -10,7 +10,7 @@ class Predicate:
 
     name: str
     args: tuple[str, ...]
-    position: int = 0
+    position: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         """The call as one would write it."""
