@@ -348,7 +348,7 @@ cdef class Matcher:
         cdef uint32_t i
         for i in range(match.param_count):
             name = match.params[i].name.data[:match.params[i].name.length]
-            params[name.decode()] = match.params[i].value.data[:match.params[i].value.length]
+            params[name.decode("utf-8", "replace")] = match.params[i].value.data[:match.params[i].value.length]
         return Match(None if match.frontend == NO_INDEX else match.frontend, params)
 
     def match_many(self, list requests not None, uint32_t rounds=1):

@@ -70,7 +70,7 @@ class _Scanner:
                 self.last_open = None
             elif char == b")":
                 self.at += 1
-                group = self.groups.pop() if len(self.groups) > 1 else _Group(start)
+                group = self.groups.pop() if len(self.groups) > 1 else _Group(start)  # an extra ')' is left to PCRE2
                 first = self._begin(None)
                 self._repeat(start, group, None, first)
                 self.groups[-1].open_repeats += group.open_repeats
@@ -172,7 +172,7 @@ class _Scanner:
         if least > REPEAT_MAX or (most or 0) > REPEAT_MAX:
             raise _Unsafe(f"regexp repeats more than {REPEAT_MAX} times", where, "use an open repeat, * or +")
         if group is not None and (most is None or most > 1):
-            self._repeated_group(group, start if most is None else where)
+            self._repeated_group(group)
         if most is not None:
             return
         self.groups[-1].open_repeats += 1
@@ -184,16 +184,16 @@ class _Scanner:
                 raise _Unsafe("two open repeats side by side in a regexp", start, "join them into one")
             self.last_open = atom
 
-    def _repeated_group(self, group: _Group, where: int) -> None:
+    def _repeated_group(self, group: _Group) -> None:
         if group.open_repeats:
             raise _Unsafe(
                 "nested open repeats in a regexp, as in (a+)+",
-                where,
+                group.start,
                 "they can take exponential time; repeat only the group or only what is in it",
             )
         if len(group.starts) > 1 and (None in group.starts or b"" in group.starts or len(set(group.starts)) < len(group.starts)):
             raise _Unsafe(
                 "repeated alternatives that may begin alike in a regexp, as in (a|ab)*",
-                where,
+                group.start,
                 "let each alternative begin with its own literal character, or use a character class",
             )
