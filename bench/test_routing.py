@@ -1,7 +1,8 @@
 """The route stage alone: compiling tables of routes and matching random requests against them.
 
-Matching is timed inside one call that matches 20,000 random requests without Python in between (`Matcher.match_many`); the figure to
-read is `ns_per_match` in the extra info. Large tables are dominated by cache and TLB misses: about two of each a match.
+Matching is timed inside one call that matches 20,000 random requests without Python in between (`Matcher.match_many`);
+the figure to read is `ns_per_match` in the extra info. Large tables are dominated by cache and TLB misses: about two of
+each a match.
 """
 
 import random
@@ -60,7 +61,11 @@ def test_match_the_same_few_of_many(benchmark: pytest.FixtureRequest, count: int
 def test_match_host_method_and_parameters(benchmark: pytest.FixtureRequest) -> None:
     compiler = RouteCompiler()
     for index in range(10_000):
-        compiler.add(index, f"f{index}", f"Host(`h{index}.example.com`) && PathPrefix(`/v2/<tenant>/users/<int:id>`) && Method(`GET`)")
+        compiler.add(
+            index,
+            f"f{index}",
+            f"Host(`h{index}.example.com`) && PathPrefix(`/v2/<tenant>/users/<int:id>`) && Method(`GET`)",
+        )
     matcher = Matcher(wrap_sections(compiler.sections(), 10_000))
     requests = [(f"h{i * 7919 % 10_000}.example.com", "/v2/acme/users/42") for i in range(REQUESTS)]
     run(benchmark, matcher, requests, REQUESTS)
@@ -87,7 +92,9 @@ def test_compile_10_000_mixed(benchmark: pytest.FixtureRequest) -> None:
         compiler = RouteCompiler()
         for i in range(10_000):
             compiler.add(
-                i, f"f{i}", f"Host(`h{i % 100}.com`) && PathPrefix(`/v{i}/<tenant>`) && Method(`GET`) && Header(`X-A`, `{i % 7}`)"
+                i,
+                f"f{i}",
+                f"Host(`h{i % 100}.com`) && PathPrefix(`/v{i}/<tenant>`) && Method(`GET`) && Header(`X-A`, `{i % 7}`)",
             )
         compiler.sections()
 

@@ -147,7 +147,27 @@ def plainly(path: bytes) -> bytes | None:
     return b"/" + b"/".join(out) + (b"" if open_end or not out else b"/")
 
 
-PIECES = [b"/", b"/", b"a", b".", b"..", b"%2e", b"%2E", b"%2f", b"%5c", b"%00", b"%c3", b"%3b", b";", b"b", b"%", b"~", b"%7e", b"\\", b" "]
+PIECES = [
+    b"/",
+    b"/",
+    b"a",
+    b".",
+    b"..",
+    b"%2e",
+    b"%2E",
+    b"%2f",
+    b"%5c",
+    b"%00",
+    b"%c3",
+    b"%3b",
+    b";",
+    b"b",
+    b"%",
+    b"~",
+    b"%7e",
+    b"\\",
+    b" ",
+]
 
 
 @given(st.lists(st.sampled_from(PIECES[:8] + PIECES), max_size=14).map(lambda parts: b"/" + b"".join(parts)))

@@ -13,12 +13,14 @@ from tests.routing.tables import compile_table, winner
 LADDERS = {
     "hosts": (
         {"host": "ax.b.com", "path": "/x"},
-        ["Host(`ax.b.com`)", "Host(`a<t>.b.com`)", "Host(`<t>.b.com`)", "Host(`*.b.com`)", "Host(`*.com`)",
+        ["Host(`ax.b.com`)", "Host(`a<t>.b.com`)", "Host(`<t>.b.com`)", "Host(`*.b.com`)",
+         "Host(`*.com`)",
          "HostRegexp(`b`) && Path(`/x`)", "Path(`/x`)"],
     ),
     "paths": (
         {"path": "/a/12/c", "method": "GET"},
-        ["Path(`/a/12/c`)", "PathPrefix(`/a/12/`)", "PathPrefix(`/a/12`)", "Path(`/a/<int:n>/c`)", "PathPrefix(`/a/<int:n>`)",
+        ["Path(`/a/12/c`)", "PathPrefix(`/a/12/`)", "PathPrefix(`/a/12`)", "Path(`/a/<int:n>/c`)",
+         "PathPrefix(`/a/<int:n>`)",
          "Path(`/a/<s>/c`)", "Path(`/a/<path:r>`)", "PathPrefix(`/a`)", "Path(`/<s>/12/c`)", "PathRegexp(`^/a/`)",
          "Method(`GET`)", "PathPrefix(`/`)"],
     ),

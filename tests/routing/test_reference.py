@@ -1,4 +1,4 @@
-"""The compiled matcher against the plain one, on random route tables and requests over small alphabets, so that they collide."""
+"""The compiled matcher against the plain one: random tables and requests over small alphabets, so that they collide."""
 
 import os
 
@@ -13,13 +13,16 @@ from bascule.routing.reference import ReferenceMatcher, Request, Route
 
 EXAMPLES = int(os.environ.get("BASCULE_ROUTING_EXAMPLES", "600"))
 
+EXPECTED_REFUSALS = ("never be true", "twice", "alternatives")
 LITERALS = ["a", "b", "ab", "1", "12", "a1"]
 LABELS = ["a", "b", "1", "a1"]
 
 
 def parameter(name: str) -> st.SearchStrategy[str]:
     return st.tuples(
-        st.sampled_from(["", "", "a", "1"]), st.sampled_from(["", "int:", "string:"]), st.sampled_from(["", "", "b", "1"])
+        st.sampled_from(["", "", "a", "1"]),
+        st.sampled_from(["", "int:", "string:"]),
+        st.sampled_from(["", "", "b", "1"]),
     ).map(lambda t: f"{t[0]}<{t[1]}{name}>{t[2]}")
 
 
@@ -32,7 +35,9 @@ def path_patterns(draw: st.DrawFn, tag: str) -> str:
 
 @st.composite
 def host_patterns(draw: st.DrawFn, tag: str) -> str:
-    parts = draw(st.lists(st.one_of(st.sampled_from(LABELS), st.sampled_from(LABELS), st.just(None)), min_size=1, max_size=3))
+    parts = draw(
+        st.lists(st.one_of(st.sampled_from(LABELS), st.sampled_from(LABELS), st.just(None)), min_size=1, max_size=3)
+    )
     text = ".".join(draw(parameter(f"{tag}{i}")) if part is None else part for i, part in enumerate(parts))
     return draw(st.sampled_from(["", "", "", "*.", f"<path:{tag}r>."])) + text
 
@@ -118,7 +123,8 @@ def compiled(routes: list[Route]) -> tuple[Matcher, list[Route]]:
         try:
             compiler.add(route.frontend, route.id, route.expression, route.priority)
         except RouteError as error:
-            assert "never be true" in error.message or "twice" in error.message or "alternatives" in error.message, error
+            if not any(expected in error.message for expected in EXPECTED_REFUSALS):
+                raise
         else:
             taken.append(route)
     return Matcher(wrap_sections(compiler.sections(), len(routes))), taken
@@ -127,7 +133,9 @@ def compiled(routes: list[Route]) -> tuple[Matcher, list[Route]]:
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(tables, st.lists(requests, min_size=1, max_size=12))
 def test_trie_agrees_with_reference(table: list[tuple[str, int]], asked: list[Request]) -> None:
-    ids = [f"f{(index * 7) % len(table)}" for index in range(len(table))]  # ids in another order than indices, some of them equal
+    ids = [
+        f"f{(index * 7) % len(table)}" for index in range(len(table))
+    ]  # ids in another order than indices, some of them equal
     routes = [Route(index, ids[index], text, priority) for index, (text, priority) in enumerate(table)]
     matcher, taken = compiled(routes)
     reference = ReferenceMatcher(taken)

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Predicate:
-    """One call, such as Host("a.com"); `position` is its 0-based character in the expression and takes no part in equality."""
+    """One call, such as Host("a.com"); `position`, its 0-based character, takes no part in equality."""
 
     name: str
     args: tuple[str, ...]

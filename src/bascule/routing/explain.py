@@ -10,7 +10,8 @@ CRITERIA = {
     "priority": "its priority is higher",
     "host": "its host is more specific (exact over parameter over wildcard over regexp over none)",
     "host_text": "its host has more literal text",
-    "path": "its path is more specific (literal over parameter over wildcard over regexp over none, from the left; longer over shorter)",
+    "path": "its path is more specific (from the left: literal over parameter over wildcard over regexp over none; "
+    "longer over shorter)",
     "path_text": "its path has more literal text",
     "predicates": "it has more further conditions",
     "path_root": 'it names the path "/"',
@@ -36,7 +37,7 @@ class NearMiss:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """`candidates` most specific first (the first wins); `decision` says why the first beats the second, None without a second."""
+    """`candidates` most specific first (the first wins); `decision` says why it beats the second, None without one."""
 
     candidates: tuple[Candidate, ...]
     decision: str | None
@@ -70,7 +71,11 @@ def explain(routes: Iterable[Route], request: Request, near_misses_max: int = 5)
             text = " && ".join(write_literal(literal) for literal in clause.literals)
             matching.setdefault(route.id, (clause, Candidate(route, text, captures)))
         elif route.id not in missing or len(failed) < missing[route.id][0]:
-            missing[route.id] = (len(failed), clause, NearMiss(route, tuple(write_literal(literal) for literal in failed)))
+            missing[route.id] = (
+                len(failed),
+                clause,
+                NearMiss(route, tuple(write_literal(literal) for literal in failed)),
+            )
     winners = list(matching.values())
     decision = why_before(winners[0][0], winners[1][0]) if len(winners) > 1 else None
     near = sorted((miss for id_, miss in missing.items() if id_ not in matching), key=lambda miss: miss[0])

@@ -1,7 +1,7 @@
 """The plain matcher: the meaning of a route table, written to be read, not to be fast.
 
-It works on the parsed expression alone and shares no code with the compiled matcher but the parser, so that each checks the other
-(tests/routing/test_reference.py). `bascule explain` uses it too, because it can say why.
+It works on the parsed expression alone and shares no code with the compiled matcher but the parser, so that each checks
+the other (tests/routing/test_reference.py). `bascule explain` uses it too, because it can say why.
 """
 
 import ipaddress
@@ -15,8 +15,8 @@ from urllib.parse import unquote_to_bytes
 from bascule.routing.ast import And, Expression, Not, Or, Predicate
 from bascule.routing.expression import parse
 
-# How specific a segment is: the position of its kind here. Compared one after the other, from the root of the path or the right end
-# of the host on; the last element of a pattern is what may follow it.
+# How specific a segment is: the position of its kind here. Compared one after the other, from the root of the path or
+# the right end of the host on; the last element of a pattern is what may follow it.
 KINDS = ("", "anything may follow", "more must follow", "string", "int", "string with text", "int with text", "literal")
 EXACT_HOST = (len(KINDS),)
 REGEXP = (0,)
@@ -25,7 +25,7 @@ NOTHING: tuple[int, ...] = ()
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What routing looks at: host in lower case without port, canonical path, raw query; client_ip None for a Unix client."""
+    """What routing looks at: host in lower case without port, canonical path, raw query; no client_ip: a Unix client."""
 
     method: str = "GET"
     host: str = ""
@@ -56,7 +56,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """Segments, what may follow them ("end", "more" or "any"), and the name of the parameter that takes what follows."""
+    """Segments, what may follow them ("end", "more" or "any"), and the parameter that takes what follows."""
 
     segments: tuple[Segment, ...]
     tail: str
@@ -109,7 +109,11 @@ _PARAMETER = re.compile(r"(?P<prefix>[^<]*)<(?:(?P<type>string|int|path):)?(?P<n
 def parse_pattern(name: str, text: str) -> Pattern:
     """The argument `text` of Host, Path, PathPrefix or Header (its value)."""
     if name == "Host":
-        parts = [text.lower()] if text.startswith("[") else re.sub(r"(^|>)[^<]*", lambda m: m[0].lower(), text).split(".")[::-1]
+        parts = (
+            [text.lower()]
+            if text.startswith("[")
+            else re.sub(r"(^|>)[^<]*", lambda m: m[0].lower(), text).split(".")[::-1]
+        )
     else:
         parts = (text if name == "Header" else text[1:]).split("/")
     segments: list[Segment] = []
@@ -130,7 +134,7 @@ def parse_pattern(name: str, text: str) -> Pattern:
     return Pattern(tuple(segments), "any", None)
 
 
-# ---- alternatives and their precedence ----------------------------------------------------------------------------------------------
+# ---- alternatives and their precedence ------------------------------------------------------------------------------
 
 
 def alternatives(expression: Expression, negated: bool = False) -> Iterator[tuple[tuple[Predicate, bool], ...]]:
@@ -207,7 +211,9 @@ def _identity(predicate: Predicate, negated: bool) -> tuple[object, ...]:
 def clauses_of(route: Route) -> list[Clause]:
     """The alternatives of a route in the order of its text."""
     found = alternatives(parse(route.expression))
-    return [Clause(route, literals, specificity(route.priority, literals), order) for order, literals in enumerate(found)]
+    return [
+        Clause(route, literals, specificity(route.priority, literals), order) for order, literals in enumerate(found)
+    ]
 
 
 def ranked(clauses: Iterable[Clause]) -> list[Clause]:
@@ -216,7 +222,7 @@ def ranked(clauses: Iterable[Clause]) -> list[Clause]:
     return sorted(by_id, key=lambda c: c.specificity, reverse=True)  # a stable sort, which `reverse` keeps stable
 
 
-# ---- evaluation ---------------------------------------------------------------------------------------------------------------------
+# ---- evaluation -----------------------------------------------------------------------------------------------------
 
 
 def _fit_segment(segment: Segment, text: str, captures: dict[str, str]) -> bool:
@@ -225,7 +231,9 @@ def _fit_segment(segment: Segment, text: str, captures: dict[str, str]) -> bool:
     if not (text.startswith(segment.prefix) and text.endswith(segment.suffix)):
         return False
     value = text[len(segment.prefix) : len(text) - len(segment.suffix)]
-    if len(text) <= len(segment.prefix) + len(segment.suffix) or (segment.kind == "int" and not re.fullmatch("[0-9]+", value)):
+    if len(text) <= len(segment.prefix) + len(segment.suffix) or (
+        segment.kind == "int" and not re.fullmatch("[0-9]+", value)
+    ):
         return False
     captures[segment.name] = value
     return True
@@ -251,7 +259,10 @@ def fit_pattern(pattern: Pattern, parts: list[str], separator: str, captures: di
 def query_pairs(query: str) -> list[tuple[bytes, bytes]]:
     """The parameters of a query, decoded as application/x-www-form-urlencoded."""
     pairs = [part.partition("=") for part in query.split("&") if part]
-    return [(unquote_to_bytes(name.replace("+", " ")), unquote_to_bytes(value.replace("+", " "))) for name, _, value in pairs]
+    return [
+        (unquote_to_bytes(name.replace("+", " ")), unquote_to_bytes(value.replace("+", " ")))
+        for name, _, value in pairs
+    ]
 
 
 def _search(pattern: str, text: bytes, flags: int = 0) -> bool:
@@ -276,7 +287,9 @@ def _pattern_holds(predicate: Predicate, request: Request, captures: dict[str, s
     if predicate.name != "Host":
         parts = request.path[1:].split("/") if request.path.startswith("/") else []
         return fit_pattern(pattern, parts, "/", captures)
-    if not request.host or (request.host.startswith("[") and (pattern.tail != "end" or pattern.segments[0].kind != "literal")):
+    if not request.host or (
+        request.host.startswith("[") and (pattern.tail != "end" or pattern.segments[0].kind != "literal")
+    ):
         return False
     return fit_pattern(pattern, _host_parts(request.host), ".", captures)
 
@@ -336,6 +349,7 @@ class ReferenceMatcher:
     """Matches requests against routes by trying all of them, most specific first."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
+        """Ranks all alternatives of all routes; RouteError for bad syntax."""
         self.clauses = ranked(clause for route in routes for clause in clauses_of(route))
 
     def match(self, request: Request) -> tuple[int | None, dict[str, bytes]]:

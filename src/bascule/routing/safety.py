@@ -1,16 +1,19 @@
 r"""Refuses regular expressions that a backtracking matcher could be slow on, before they reach a worker.
 
-A backtracking matcher is linear on a regexp whose every choice is soon decided; it is exponential when a repeated group can match the
-same text in several ways, and polynomial of the degree of the number of open repeats that can trade text with each other. So:
+A backtracking matcher is linear on a regexp whose every choice is soon decided; it is exponential when a repeated group
+can match the same text in several ways, and polynomial of the degree of the number of open repeats that can trade text
+with each other. So:
 
 - back references, recursion, lookaround, conditionals, callouts, verbs: refused (not regular, or not needed to route);
-- an open repeat (`*`, `+`, `{n,}`) or one of more than REPEAT_MAX inside a group that is itself so repeated: refused, `(a+)+` and its kin;
-- alternatives inside a group so repeated: only if each begins with its own literal character, `(ab|cd)*` but not `(a|ab)*`;
+- an open repeat (`*`, `+`, `{n,}`) or one of more than REPEAT_MAX inside a group that is itself so repeated: refused,
+  `(a+)+` and its kin;
+- alternatives inside a group so repeated: only if each begins with its own literal character, `(ab|cd)*` but not
+  `(a|ab)*`;
 - at most OPEN_REPEATS_MAX open repeats in all, and no two side by side on sets that overlap plainly (`.*.*`);
 - counted repeats up to REPEAT_MAX.
 
-What passes is bounded once more by the match limit (routing/pcre.pxd). Source: Davis et al., "The impact of regular expression denial
-of service in practice", ESEC/FSE 2018, section 2 (exponential and polynomial ambiguity).
+What passes is bounded once more by the match limit (routing/pcre.pxd). Source: Davis et al., "The impact of regular
+expression denial of service in practice", ESEC/FSE 2018, section 2 (exponential and polynomial ambiguity).
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +26,7 @@ REPEAT_MAX = 1000
 GROUP_DEPTH_MAX = 20
 
 
-class _Unsafe(Exception):  # noqa: N818
+class _Unsafe(Exception):
     def __init__(self, message: str, offset: int, remedy: str) -> None:
         super().__init__(message)
         self.refusal: Refusal = (message, offset, remedy)
@@ -120,7 +123,7 @@ class _Scanner:
             self.at += 1
             return None if char in b".^$" else char
         following = self.pattern[self.at + 1 : self.at + 2]
-        if following.isdigit() and following != b"0" or following in (b"g", b"k"):
+        if (following.isdigit() and following != b"0") or following in (b"g", b"k"):
             raise _Unsafe("back reference in a regexp", self.at, "it can be slow; compare in the server instead")
         if following in (b"C", b"K", b"Q", b"E", b"X", b"R", b"N", b"P", b"p"):
             raise _Unsafe(f"\\{following.decode()} in a regexp", self.at, "it may not be used in routes")
@@ -178,7 +181,9 @@ class _Scanner:
         self.groups[-1].open_repeats += 1
         self.open_repeats += 1
         if self.open_repeats > OPEN_REPEATS_MAX:
-            raise _Unsafe(f"regexp with more than {OPEN_REPEATS_MAX} open repeats (*, +)", where, "simplify it or split the route")
+            raise _Unsafe(
+                f"regexp with more than {OPEN_REPEATS_MAX} open repeats (*, +)", where, "simplify it or split the route"
+            )
         if atom is not None:
             if before is not None and (before == atom or b"." in (before, atom)):
                 raise _Unsafe("two open repeats side by side in a regexp", start, "join them into one")
@@ -191,7 +196,9 @@ class _Scanner:
                 group.start,
                 "they can take exponential time; repeat only the group or only what is in it",
             )
-        if len(group.starts) > 1 and (None in group.starts or b"" in group.starts or len(set(group.starts)) < len(group.starts)):
+        if len(group.starts) > 1 and (
+            None in group.starts or b"" in group.starts or len(set(group.starts)) < len(group.starts)
+        ):
             raise _Unsafe(
                 "repeated alternatives that may begin alike in a regexp, as in (a|ab)*",
                 group.start,
