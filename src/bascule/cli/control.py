@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import click
+import msgspec
 
 from bascule.cli.admin import AdminError, request
 from bascule.cli.output import FAILURE, OK, Failure, print_json
@@ -34,9 +35,9 @@ def status(state: str | None, as_json: bool) -> int:
     if as_json:
         print_json(answer)
         return OK
-    from bascule.admin.status import render
+    from bascule.admin.status import Status, render_text
 
-    click.echo(render(answer))
+    click.echo(render_text(msgspec.convert(answer, Status, strict=False)))
     return OK
 
 

@@ -1,12 +1,22 @@
-"""`bascule demo`: hands its arguments to bascule.demo."""
+"""`bascule demo`: the show of bascule.demo."""
 
 import click
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def demo(arguments: tuple[str, ...]) -> int:
-    """Start two example origins, the balancer, traffic and a live change, and print what happens."""
-    from bascule.demo.__main__ import main
+@click.command()
+@click.option("--seconds", default=20.0, show_default=True, help="How long it lasts.")
+@click.option("--workers", default=2, show_default=True, help="Worker processes of the balancer.")
+@click.option("--keep", is_flag=True, help="Keep everything running at the end, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print what happens as JSON, one object a line.")
+def demo(seconds: float, workers: int, keep: bool, as_json: bool) -> int:
+    """Start two example origins, the balancer and traffic, stop and replace an origin, and print what happens.
 
-    return main(list(arguments))
+    Exit status 0 only when no request failed.
+
+    \b
+    bascule demo
+    bascule demo --keep
+    """
+    from bascule.demo.run import demo as show
+
+    return show(seconds=seconds, workers=workers, keep=keep, json_output=as_json)

@@ -28,7 +28,7 @@ class Running(NamedTuple):
 
 
 def find_running(directory: str | None) -> Running:
-    """Return the load balancer of a state directory, or the only one at the default places; Failure if there is none."""
+    """Return the load balancer of a state directory, or the only one at the default places; Failure if none."""
     if directory is not None:
         found = _running(directory)
         if found is None:
