@@ -16,7 +16,8 @@ class Child:
     """`python -c` that calls `module.function(fd, *arguments)` and prints its result as JSON."""
 
     def __init__(self, module: str, function: str, fd: int, *arguments: object) -> None:
-        code = f"import json, {module} as m; print(json.dumps(m.{function}({fd}, *json.loads({json.dumps(arguments)!r}))), flush=True)"
+        call = f"m.{function}({fd}, *json.loads({json.dumps(arguments)!r}))"
+        code = f"import json, {module} as m; print(json.dumps({call}), flush=True)"
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],
             pass_fds=[fd],

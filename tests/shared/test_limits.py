@@ -23,7 +23,7 @@ START = 1000 * SECOND
 Rates = list[tuple[int, int, int, int]]
 
 
-@pytest.fixture()
+@pytest.fixture
 def fd() -> Iterator[int]:
     descriptor = create(1 << 20)
     yield descriptor
@@ -138,7 +138,7 @@ def hammer(fd: int, worker: int, rates: Rates, attempts: int, now_ns: int, step_
     )
 
 
-def hammer_real_time(fd: int, worker: int, rates: Rates, end_ns: int) -> tuple[int, int, int, float]:
+def hammer_real_time(fd: int, worker: int, rates: Rates, duration_ns: int) -> tuple[int, int, int, float]:
     """(admitted, first attempt, last attempt, admissions lost at most because this process was not running)."""
     table, specs = LimitTable(fd, worker), [cast("tuple[int, int, int, int]", tuple(r)) for r in rates]
     interval_ns, tolerance_ns = specs[0][:2]
@@ -146,6 +146,7 @@ def hammer_real_time(fd: int, worker: int, rates: Rates, end_ns: int) -> tuple[i
     print("ready", flush=True)
     sys.stdin.readline()
     first = last = time.monotonic_ns()
+    end_ns = first + duration_ns
     while (now := time.monotonic_ns()) < end_ns:
         admitted += bool(table.take(7, b"real", specs, now))
         lost += max(0, now - last - tolerance_ns) / interval_ns
@@ -186,14 +187,14 @@ def test_four_processes_at_one_instant_share_the_burst_exactly(fd: int) -> None:
 
 def test_four_processes_in_real_time(fd: int) -> None:
     rates = [rate(2000, SECOND, 20)]
-    end = time.monotonic_ns() + 5 * SECOND // 2
-    results = run_together([Child(__name__, "hammer_real_time", fd, worker, rates, end) for worker in range(4)])
+    results = run_together([Child(__name__, "hammer_real_time", fd, w, rates, 2 * SECOND) for w in range(4)])
     first, last = min(r[1] for r in results), max(r[2] for r in results)
     expected = 20 + (last - first) * 2000 / SECOND
-    # Pauses of the whole machine longer than the burst's 10 ms lose admissions, so the lower bound counts them.
+    # While no process of the four runs for longer than the burst lasts (10 ms), admissions are lost: that is the
+    # machine, not the limit, so what each process knows it may have missed counts in the lower bound.
     lost = sum(r[3] for r in results)
-    assert sum(r[0] for r in results) <= expected * 1.01
-    assert sum(r[0] for r in results) + lost >= expected * 0.99
+    admitted = sum(r[0] for r in results)
+    assert expected * 0.99 - lost - 2 <= admitted <= expected * 1.01 + 2
 
 
 def test_many_keys_of_four_processes_are_each_exact(fd: int) -> None:

@@ -1,4 +1,4 @@
-"""Statistics: every count arrives, quantiles are within two digits, slots keep their identity over masters and crashes."""
+"""Statistics: every count arrives, quantiles have two digits, slots keep their identity over masters and crashes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .processes import Child
 HOUR_US = 3_600_000_000
 
 
-@pytest.fixture()
+@pytest.fixture
 def fd() -> Iterator[int]:
     descriptor = create(workers=4, objects=1024)
     yield descriptor
@@ -72,7 +72,7 @@ def test_statuses_fall_into_registered_codes_or_their_class(fd: int) -> None:
     slot = Directory(fd).slot("listener", "web")
     writer = Writer(fd, 0)
     expected: dict[int, int] = {}
-    for status in [*range(0, 700), 2**32 - 1]:
+    for status in [*range(700), 2**32 - 1]:
         writer.record(slot, status)
         key = status if status in STATUS_CODES[6:] else status // 100 if 100 <= status < 600 else 0
         expected[key] = expected.get(key, 0) + 1
