@@ -1,0 +1,1 @@
+"""Bascule: an edge load balancer whose every change happens with zero downtime."""

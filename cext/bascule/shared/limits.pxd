@@ -3,7 +3,13 @@
 GCRA: an entry is a key tag and one 64-bit word, the theoretical arrival time (TAT) in ns of CLOCK_MONOTONIC, updated by
 compare-and-swap. An entry whose TAT has passed equals an absent one, so evicting it loses nothing.
 
-Owner of the region: the keeper (memfd). Writers: every worker, by atomic operations only. Dies with the keeper.
+    +-------------+------------------+--------------------+------------------------+--------------------------------+
+    | header 4096 | WorkerLine * 64  | rates: lines of 4  | concurrency: sets of 8 | holdings: uint32 a worker and  |
+    |             | 128 bytes each   | {tag, tat}, 64 B   | tag << 24 | count      | concurrency entry              |
+    +-------------+------------------+--------------------+------------------------+--------------------------------+
+
+Owner of the region: the keeper (memfd). Writers: every worker, by atomic operations only; worker lines and holdings have one
+writer each. Dies with the keeper. Bounded: a key without room takes the entry whose time passes first.
 Every worker passes the same 64-bit keys: key = limits_hash(table, middleware identity, key bytes).
 """
 
@@ -15,16 +21,25 @@ from bascule.shared.snapshot cimport RateSpec
 cdef enum:
     LIMITS_LAYOUT_VERSION = 1
 
+cdef enum LimitsFault:
+    LIMITS_OK = 0
+    LIMITS_BAD_MAGIC = 1          # no limits region
+    LIMITS_BAD_VERSION = 2        # another layout: start a fresh region
+    LIMITS_BAD_SIZE = 3           # cut, or its header does not hold together
+    LIMITS_BAD_WORKER = 4         # the worker number has no place for its holdings
+
 cdef struct LimitTable:           # a worker's view of the mapped region; fields private to limits.pyx
     uint8_t* base
     uint64_t size
     uint64_t seed                 # of limits_hash; random per region, so that clients cannot choose collisions
+    uint64_t seed_high
     void* rates
     void* concurrency
     uint64_t rate_sets
     uint64_t concurrency_sets
     uint32_t worker               # this worker's number, owner of its concurrency holdings
-    void* holdings
+    void* holdings                # of this worker
+    void* holder                  # WorkerLine of this worker
 
 cdef struct RateDecision:
     int admitted                  # 1 = every period admitted and was charged; 0 = nothing was charged
@@ -34,10 +49,12 @@ cdef struct RateDecision:
     uint64_t retry_after_ns       # when not admitted: until the request would be admitted
     uint64_t reset_ns             # until the bucket is full again
 
-cdef int limits_open(LimitTable* table, uint8_t* base, uint64_t size, uint32_t worker) noexcept nogil  # 0, or a LimitsError
+# Attaches a worker and releases what a dead worker of the same number held. Returns a LimitsFault.
+cdef int limits_open(LimitTable* table, uint8_t* base, uint64_t size, uint32_t worker) noexcept nogil
 cdef uint64_t limits_hash(const LimitTable* table, uint64_t identity, const uint8_t* key, uint32_t length) noexcept nogil
 cdef void limits_take(LimitTable* table, uint64_t key, const RateSpec* rates, uint32_t rate_count, uint64_t now_ns,
                       RateDecision* decision) noexcept nogil
-# Concurrency: acquire returns a handle >= 0 to be released exactly once, or -1 when the key is at its maximum.
+# Concurrency: acquire returns a handle >= 0 to be released exactly once, or -1 when the key is at its maximum. When the table has
+# no room for one more key, the request is admitted uncounted: a full table must not turn away those who are within their limits.
 cdef int64_t limits_acquire(LimitTable* table, uint64_t key, uint32_t concurrency_max) noexcept nogil
 cdef void limits_release(LimitTable* table, int64_t handle) noexcept nogil

@@ -57,7 +57,7 @@ cdef struct Network:              # 20 bytes; addresses are IPv6, IPv4 as ::ffff
     uint8_t address[16]
     uint32_t prefix               # 0..128
 
-cdef struct ListenerRecord:       # 80 bytes
+cdef struct ListenerRecord:       # 72 bytes
     Str id
     uint32_t stat_slot            # identity number: see shared/statistics.pxd
     uint32_t first_network        # trusted proxies: SECTION_NETWORKS[first_network : + network_count]
@@ -171,7 +171,7 @@ cdef struct Snapshot:
     void* routes                  # RouteTable*, opened by routing/match.pyx
 
 
-cdef enum SnapshotError:
+cdef enum SnapshotFault:          # Python sees them as SnapshotError, with the place in words
     SNAPSHOT_OK = 0
     SNAPSHOT_TOO_SHORT = 1
     SNAPSHOT_BAD_MAGIC = 2
@@ -184,4 +184,7 @@ cdef enum SnapshotError:
     SNAPSHOT_NO_MEMORY = 9
 
 
+# Checks everything a reader relies on (sizes, checksum, bounds of every section, string and index) and fills `snapshot`;
+# `base` must be 8-byte aligned and stay mapped. Returns a SnapshotFault. Routes are left NULL: routing/match opens them.
+# After SNAPSHOT_OK no field of any record needs another bounds check.
 cdef int snapshot_open(Snapshot* snapshot, const uint8_t* base, uint64_t size) noexcept nogil

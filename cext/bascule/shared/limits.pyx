@@ -1,0 +1,579 @@
+"""Rate and concurrency limits for the whole host: see limits.pxd.
+
+GCRA: ITU-T I.371 (2004) annex A, the virtual scheduling algorithm: a request conforms when TAT <= now + tolerance, and then
+TAT becomes max(TAT, now) + interval.
+
+The rate table is an array of cache lines of four entries {tag, tat}; a key lives in the one line its hash names. All
+operations on a line are single atomic instructions, no process ever waits for another, and a process killed between any two
+instructions leaves a line that is right or stricter by one request:
+  - charge: compare-and-swap of the TAT, again when another process was faster;
+  - insert: compare-and-swap of the tag of the entry with the smallest TAT (empty 0 < expired < live). A TAT that has passed
+    is as good as none, so nothing else needs to change; a live one (the line is over-full) is then set back to now;
+  - two processes that insert one key into two entries at once: both look again, the later entry gives way.
+A charge that races with the eviction of its own entry is booked on the newcomer: one request, one time.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+
+from bascule.shared.atomic cimport cas64, load32, load64, load64_seq, prefetch, store32, store64, subtract64
+from bascule.shared.region cimport Mapping, region_create, region_map, region_unmap
+from bascule.shared.snapshot cimport RateSpec
+
+from bascule.shared.region import RegionError
+
+import os
+
+
+cdef extern from *:
+    """
+    static inline uint64_t bascule_scale(uint64_t hash, uint64_t n) {
+        return (uint64_t)(((unsigned __int128)hash * n) >> 64);
+    }
+    static inline uint64_t bascule_rotl(uint64_t x, int b) { return (x << b) | (x >> (64 - b)); }
+    """
+    # hash * n / 2**64: a number below n out of the hash's high bits, without a division.
+    uint64_t scale "bascule_scale"(uint64_t hash, uint64_t n) noexcept nogil
+    uint64_t rotl "bascule_rotl"(uint64_t x, int b) noexcept nogil
+
+cdef enum:
+    HEADER_SIZE = 4096
+    WORKERS_MAX = 64              # worker numbers with a WorkerLine and holdings
+    WORKER_LINE_SIZE = 128
+    WAYS = 4
+    RATES_MAX = 4
+    CONCURRENCY_WAYS = 8
+    COUNT_BITS = 24
+    COUNT_MASK = 0xFFFFFF
+    SIZE_MIN = 1 << 20
+    BYTES_PER_CONCURRENCY_ENTRY = 1024  # of the region: 65,536 keys in flight at 64 MiB
+
+cdef uint64_t SIZE_MAX = (<uint64_t>1) << 40
+cdef int64_t UNCOUNTED = 0x7FFFFFFFFFFFFFFFLL  # handle of an admission that found no room to be counted
+
+cdef struct LimitsHeader:
+    char magic[8]                 # b"BSCLLIMT"
+    uint32_t layout_version       # LIMITS_LAYOUT_VERSION
+    uint32_t header_size          # HEADER_SIZE
+    uint64_t size                 # of the region; all offsets follow from it (region_layout)
+    uint64_t seed[2]              # of limits_hash
+
+cdef struct Layout:
+    uint64_t rate_sets
+    uint64_t concurrency_sets
+    uint64_t rates_offset
+    uint64_t concurrency_offset
+    uint64_t holdings_offset
+
+cdef struct WorkerLine:
+    # Writer: one worker. 128 bytes, so that no two workers share a cache line or a prefetched pair.
+    uint64_t live_evictions       # keys that were forgotten before their time had passed: the table is too small
+    uint64_t uncounted            # admissions by a concurrency limit that found no room to be counted
+    uint32_t holds                # this worker's holdings were ever used
+    uint8_t reserved[108]         # WORKER_LINE_SIZE in all
+
+cdef struct RateEntry:
+    uint64_t tag                  # the key, 0 = empty
+    uint64_t tat                  # theoretical arrival time, ns
+
+cdef struct RateLine:             # 64 bytes
+    RateEntry entries[4]
+
+
+# ---- hash ----
+
+cdef inline void sip_round(uint64_t* v) noexcept nogil:
+    v[0] += v[1]
+    v[1] = rotl(v[1], 13) ^ v[0]
+    v[0] = rotl(v[0], 32)
+    v[2] += v[3]
+    v[3] = rotl(v[3], 16) ^ v[2]
+    v[0] += v[3]
+    v[3] = rotl(v[3], 21) ^ v[0]
+    v[2] += v[1]
+    v[1] = rotl(v[1], 17) ^ v[2]
+    v[2] = rotl(v[2], 32)
+
+
+cdef uint64_t limits_hash(const LimitTable* table, uint64_t identity, const uint8_t* key, uint32_t length) noexcept nogil:
+    """SipHash-1-3 of the identity's 8 bytes and the key, under the region's seed.
+
+    Clients choose the keys, so the hash must be one whose collisions cannot be computed without the seed; of those this is the
+    cheapest that stood up to analysis (J.-P. Aumasson and D. J. Bernstein, "SipHash", 2012; 1-3 as in Rust and Python).
+    """
+    cdef uint64_t v[4]
+    cdef uint64_t word
+    cdef uint32_t left = length
+    v[0] = table.seed ^ 0x736F6D6570736575ULL
+    v[1] = table.seed_high ^ 0x646F72616E646F6DULL
+    v[2] = table.seed ^ 0x6C7967656E657261ULL
+    v[3] = table.seed_high ^ 0x7465646279746573ULL
+    v[3] ^= identity
+    sip_round(v)
+    v[0] ^= identity
+    while left >= 8:
+        memcpy(&word, key, 8)
+        v[3] ^= word
+        sip_round(v)
+        v[0] ^= word
+        key += 8
+        left -= 8
+    word = 0
+    memcpy(&word, key, left)
+    word |= (<uint64_t>length + 8) << 56
+    v[3] ^= word
+    sip_round(v)
+    v[0] ^= word
+    v[2] ^= 0xFF
+    sip_round(v)
+    sip_round(v)
+    sip_round(v)
+    return v[0] ^ v[1] ^ v[2] ^ v[3]
+
+
+cdef inline uint64_t sub_key(uint64_t key, uint32_t period) noexcept nogil:
+    """A key of its own for each period of a limit (splitmix64's finaliser, a bijection); never 0."""
+    cdef uint64_t x = key + period * 0x9E3779B97F4A7C15ULL
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL
+    x ^= x >> 31
+    return x if x else 1
+
+
+# ---- rates ----
+
+cdef inline RateLine* line_of(LimitTable* table, uint64_t tag) noexcept nogil:
+    return <RateLine*>table.rates + scale(tag, table.rate_sets)
+
+
+cdef inline RateEntry* find(RateLine* line, uint64_t tag) noexcept nogil:
+    cdef uint32_t way
+    for way in range(<uint32_t>WAYS):
+        if load64(&line.entries[way].tag) == tag:
+            return &line.entries[way]
+    return NULL
+
+
+cdef RateEntry* insert(LimitTable* table, RateLine* line, uint64_t tag, uint64_t now_ns) noexcept nogil:
+    """The entry of a tag that was not found: the emptiest of the line is given to it."""
+    cdef RateEntry* entry
+    cdef RateEntry* victim
+    cdef uint64_t oldest, tat, old_tag
+    cdef uint32_t way
+    while True:
+        victim = NULL
+        oldest = 0
+        for way in range(<uint32_t>WAYS):
+            entry = &line.entries[way]
+            tat = load64(&entry.tat) if load64(&entry.tag) else 0
+            if victim == NULL or tat < oldest:
+                victim = entry
+                oldest = tat
+        old_tag = load64(&victim.tag)
+        if old_tag == tag:
+            return victim
+        if not cas64(&victim.tag, &old_tag, tag):
+            entry = find(line, tag)
+            if entry != NULL:
+                return entry
+            continue
+        tat = load64(&victim.tat)
+        if tat > now_ns:
+            cas64(&victim.tat, &tat, now_ns)
+            if old_tag:
+                (<WorkerLine*>table.holder).live_evictions += 1
+        entry = find(line, tag)
+        if entry != NULL and entry < victim:
+            old_tag = tag
+            cas64(&victim.tag, &old_tag, 0)
+            return entry
+        return victim
+
+
+cdef inline uint64_t current_tat(uint64_t tat, const RateSpec* rate, uint64_t now_ns) noexcept nogil:
+    """The TAT that counts: not before now, and no further ahead than this limit could ever have brought it.
+
+    It is further ahead only when the limit was made stricter or looser meanwhile; then the new one rules from now on.
+    """
+    cdef uint64_t furthest = now_ns + rate.tolerance_ns + rate.interval_ns
+    if tat < now_ns:
+        return now_ns
+    return tat if tat < furthest else furthest
+
+
+cdef inline void decide_refused(RateDecision* decision, const RateSpec* rate, uint64_t tat, uint64_t now_ns) noexcept nogil:
+    """Of the periods that refuse, the one that does so longest decides."""
+    cdef uint64_t wait_ns = tat - rate.tolerance_ns - now_ns
+    if decision.admitted or wait_ns > decision.retry_after_ns:
+        decision.admitted = 0
+        decision.limit = rate.requests
+        decision.remaining = 0
+        decision.period_s = rate.period_s
+        decision.retry_after_ns = wait_ns
+        decision.reset_ns = tat - now_ns
+
+
+cdef inline void decide_admitted(RateDecision* decision, const RateSpec* rate, uint64_t tat, uint64_t now_ns) noexcept nogil:
+    """Of the periods that admit, the one with the least left decides. `tat` is the one after the charge."""
+    cdef uint64_t left = (now_ns + rate.tolerance_ns + rate.interval_ns - tat) // rate.interval_ns
+    if left > rate.requests:
+        left = rate.requests
+    if left < decision.remaining or (left == decision.remaining and tat - now_ns > decision.reset_ns):
+        decision.limit = rate.requests
+        decision.remaining = <uint32_t>left
+        decision.period_s = rate.period_s
+        decision.reset_ns = tat - now_ns
+
+
+cdef bint charge(RateEntry* entry, const RateSpec* rate, uint64_t now_ns, uint64_t* tat) noexcept nogil:
+    """Charges one request if the period admits it; `tat` becomes the TAT after it, or the one that refused."""
+    cdef uint64_t seen = load64(&entry.tat)
+    while True:
+        tat[0] = current_tat(seen, rate, now_ns)
+        if tat[0] - now_ns > rate.tolerance_ns:
+            return False
+        tat[0] += rate.interval_ns
+        if cas64(&entry.tat, &seen, tat[0]):
+            return True
+
+
+cdef void limits_take(LimitTable* table, uint64_t key, const RateSpec* rates, uint32_t rate_count, uint64_t now_ns,
+                      RateDecision* decision) noexcept nogil:
+    """All periods or none: looked at first, then charged; a charge that another process overtook is taken back.
+
+    Taking back subtracts the interval that was added, so it never gives back more than was taken; meanwhile another process can
+    be refused one request too early, never admitted one too many.
+    """
+    cdef RateEntry* entries[RATES_MAX]
+    cdef RateLine* lines[RATES_MAX]
+    cdef uint64_t tags[RATES_MAX]
+    cdef uint64_t tat
+    cdef uint32_t i, j
+    memset(decision, 0, sizeof(RateDecision))
+    decision.admitted = 1
+    decision.remaining = 0xFFFFFFFF
+    if rate_count > RATES_MAX:
+        rate_count = RATES_MAX
+    for i in range(rate_count):
+        tags[i] = sub_key(key, i)
+        lines[i] = line_of(table, tags[i])
+        prefetch(lines[i])
+    for i in range(rate_count):
+        entries[i] = find(lines[i], tags[i])
+        if rate_count > 1 and entries[i] != NULL:
+            tat = current_tat(load64(&entries[i].tat), &rates[i], now_ns)
+            if tat - now_ns > rates[i].tolerance_ns:
+                decide_refused(decision, &rates[i], tat, now_ns)
+    if not decision.admitted:
+        return
+    for i in range(rate_count):
+        if entries[i] == NULL:
+            entries[i] = insert(table, lines[i], tags[i], now_ns)
+        if not charge(entries[i], &rates[i], now_ns, &tat):
+            for j in range(i):
+                if load64(&entries[j].tag) == tags[j]:
+                    subtract64(&entries[j].tat, rates[j].interval_ns)
+            decide_refused(decision, &rates[i], tat, now_ns)
+            return
+        decide_admitted(decision, &rates[i], tat, now_ns)
+
+
+# ---- concurrency ----
+# An entry is one word, tag << 24 | count; a count of 0 is as good as empty. Beside it every worker notes in its own array how
+# many it holds of each entry, before the entry is raised and after it is lowered: a worker that dies in between leaves the note
+# too high, never the entry, so recovery can let one request too many through but never lock a key up for good.
+
+cdef inline uint64_t* concurrency_set(LimitTable* table, uint64_t key) noexcept nogil:
+    return <uint64_t*>table.concurrency + scale(key, table.concurrency_sets) * CONCURRENCY_WAYS
+
+
+cdef struct Scan:
+    # What one look at a set found of a key. Owner: the caller's stack.
+    uint64_t* entry               # the key's first entry, NULL if it has none
+    uint64_t seen                 # its word
+    uint64_t* free                # the first entry without holders, NULL if there is none
+    uint64_t free_seen
+    uint64_t count                # over all entries of the key
+
+
+cdef inline void scan(uint64_t* entries, uint64_t tag, Scan* found) noexcept nogil:
+    cdef uint64_t seen
+    cdef uint32_t way
+    memset(found, 0, sizeof(Scan))
+    for way in range(<uint32_t>CONCURRENCY_WAYS):
+        seen = load64_seq(&entries[way])
+        if seen & COUNT_MASK == 0:
+            if found.free == NULL:
+                found.free = &entries[way]
+                found.free_seen = seen
+        elif seen & ~<uint64_t>COUNT_MASK == tag:
+            if found.entry == NULL:
+                found.entry = &entries[way]
+                found.seen = seen
+            found.count += seen & COUNT_MASK
+
+
+cdef int64_t limits_acquire(LimitTable* table, uint64_t key, uint32_t concurrency_max) noexcept nogil:
+    cdef uint64_t* entries = concurrency_set(table, key)
+    cdef uint64_t tag = key << COUNT_BITS
+    cdef uint64_t* entry
+    cdef uint64_t seen
+    cdef uint32_t* held
+    cdef bint inserted
+    cdef Scan found
+    while True:
+        scan(entries, tag, &found)
+        if found.count >= concurrency_max:
+            return -1
+        inserted = found.entry == NULL
+        entry = found.free if inserted else found.entry
+        seen = found.free_seen if inserted else found.seen
+        if entry == NULL or seen & COUNT_MASK == COUNT_MASK:
+            (<WorkerLine*>table.holder).uncounted += 1
+            return UNCOUNTED
+        held = <uint32_t*>table.holdings + (entry - <uint64_t*>table.concurrency)
+        store32(&(<WorkerLine*>table.holder).holds, 1)
+        store32(held, held[0] + 1)
+        if cas64(entry, &seen, tag | ((seen & COUNT_MASK) + 1)):
+            if not inserted:
+                return entry - <uint64_t*>table.concurrency
+            scan(entries, tag, &found)
+            if found.entry == entry:
+                return entry - <uint64_t*>table.concurrency
+            # Another worker inserted the key before this entry at the same time: this one gives way.
+            lower(entry, 1)
+        store32(held, held[0] - 1)
+
+
+cdef void lower(uint64_t* entry, uint64_t count) noexcept nogil:
+    cdef uint64_t seen = load64(entry)
+    while not cas64(entry, &seen, seen - (count if count < seen & COUNT_MASK else seen & COUNT_MASK)):
+        pass
+
+
+cdef void limits_release(LimitTable* table, int64_t handle) noexcept nogil:
+    cdef uint32_t* held = <uint32_t*>table.holdings + handle
+    if handle < 0 or <uint64_t>handle >= table.concurrency_sets * CONCURRENCY_WAYS or held[0] == 0:
+        return
+    lower(<uint64_t*>table.concurrency + handle, 1)
+    store32(held, held[0] - 1)
+
+
+cdef void release_all(LimitTable* table) noexcept nogil:
+    """What a dead predecessor of the same number held."""
+    cdef uint32_t* held = <uint32_t*>table.holdings
+    cdef uint64_t i
+    for i in range(table.concurrency_sets * CONCURRENCY_WAYS):
+        if held[i]:
+            lower(<uint64_t*>table.concurrency + i, held[i])
+            store32(&held[i], 0)
+
+
+# ---- region ----
+
+cdef Layout region_layout(uint64_t size) noexcept nogil:
+    """All that is not needed for the rest is rates, the part that floods fill."""
+    cdef Layout layout
+    cdef uint64_t entries = size // BYTES_PER_CONCURRENCY_ENTRY // CONCURRENCY_WAYS * CONCURRENCY_WAYS
+    layout.concurrency_sets = entries // CONCURRENCY_WAYS
+    layout.rates_offset = HEADER_SIZE + WORKERS_MAX * WORKER_LINE_SIZE
+    layout.holdings_offset = (size - <uint64_t>WORKERS_MAX * entries * 4) & ~<uint64_t>4095
+    layout.concurrency_offset = (layout.holdings_offset - entries * 8) & ~<uint64_t>4095
+    layout.rate_sets = (layout.concurrency_offset - layout.rates_offset) // sizeof(RateLine)
+    return layout
+
+
+cdef int limits_open(LimitTable* table, uint8_t* base, uint64_t size, uint32_t worker) noexcept nogil:
+    cdef const LimitsHeader* header = <const LimitsHeader*>base
+    cdef Layout layout
+    if size < HEADER_SIZE or memcmp(header.magic, b"BSCLLIMT", 8) != 0:
+        return LIMITS_BAD_MAGIC
+    if header.layout_version != LIMITS_LAYOUT_VERSION:
+        return LIMITS_BAD_VERSION
+    if header.header_size != HEADER_SIZE or header.size != size or size < SIZE_MIN or size > SIZE_MAX:
+        return LIMITS_BAD_SIZE
+    if worker >= WORKERS_MAX:
+        return LIMITS_BAD_WORKER
+    layout = region_layout(size)
+    table.base = base
+    table.size = size
+    table.seed = header.seed[0]
+    table.seed_high = header.seed[1]
+    table.rates = base + layout.rates_offset
+    table.concurrency = base + layout.concurrency_offset
+    table.rate_sets = layout.rate_sets
+    table.concurrency_sets = layout.concurrency_sets
+    table.worker = worker
+    table.holdings = base + layout.holdings_offset + worker * layout.concurrency_sets * CONCURRENCY_WAYS * 4
+    table.holder = base + HEADER_SIZE + worker * WORKER_LINE_SIZE
+    # Reading a page that nobody wrote would allocate it.
+    if (<WorkerLine*>table.holder).holds:
+        release_all(table)
+    return LIMITS_OK
+
+
+# ---- Python face ----
+
+cdef dict FAULT_TEXTS = {
+    LIMITS_BAD_MAGIC: "this is no limits region",
+    LIMITS_BAD_VERSION: "the limits region has a layout that this version does not know: start a fresh one",
+    LIMITS_BAD_SIZE: "the limits region was cut or its header was overwritten: start a fresh one",
+    LIMITS_BAD_WORKER: f"the limits region has room for the holdings of {WORKERS_MAX} workers: run fewer workers",
+}
+
+
+def describe(int fault) -> str:
+    """What a LimitsFault returned by limits_open means, in words."""
+    return FAULT_TEXTS.get(fault, f"unknown fault {fault}")
+
+
+def create(uint64_t size_bytes=64 << 20, *, bytes seed=None) -> int:
+    """A new region of `size_bytes` (1 MiB to 1 TiB): a sparse close-on-exec memfd, which the caller closes.
+
+    64 MiB hold three million rate keys whose time has not passed and 65,536 concurrency keys in flight. `seed` (16 bytes) is
+    random when not given. Raises ValueError for a size out of range.
+    """
+    cdef LimitsHeader header
+    cdef Mapping mapping
+    size_bytes = (size_bytes + 4095) & ~<uint64_t>4095
+    if not SIZE_MIN <= size_bytes <= SIZE_MAX:
+        raise ValueError(f"a limits region has 1 MiB to 1 TiB, not {size_bytes} bytes")
+    seed = os.urandom(16) if seed is None else seed
+    if len(seed) != 16:
+        raise ValueError("the seed has 16 bytes")
+    memset(&header, 0, sizeof(header))
+    memcpy(header.magic, b"BSCLLIMT", 8)
+    header.layout_version = LIMITS_LAYOUT_VERSION
+    header.header_size = HEADER_SIZE
+    header.size = size_bytes
+    memcpy(header.seed, <const char*>seed, 16)
+    fd = region_create(b"bascule-limits", size_bytes)
+    region_map(&mapping, fd, True)
+    memcpy(mapping.base, &header, sizeof(header))
+    region_unmap(&mapping)
+    return fd
+
+
+def rate(uint64_t requests, uint64_t period_ns, uint64_t burst=0) -> tuple:
+    """The GCRA parameters (interval_ns, tolerance_ns, requests, period_s) of `requests` a period with bursts of `burst`.
+
+    A `burst` of 0 means as many as `requests`. Raises ValueError when nothing could ever pass.
+    """
+    if requests < 1 or period_ns < 1:
+        raise ValueError("a rate needs at least one request in a period of at least a nanosecond")
+    interval_ns = max(<uint64_t>1, (period_ns + requests // 2) // requests)
+    return interval_ns, interval_ns * ((burst or requests) - 1), requests, (period_ns + 999_999_999) // 1_000_000_000
+
+
+cdef class Decision:
+    """What a rate limit said; see RateDecision in limits.pxd."""
+
+    cdef readonly bint admitted
+    cdef readonly uint32_t limit
+    cdef readonly uint32_t remaining
+    cdef readonly uint32_t period_s
+    cdef readonly uint64_t retry_after_ns
+    cdef readonly uint64_t reset_ns
+
+    def __bool__(self) -> bool:
+        return self.admitted
+
+    def __repr__(self) -> str:
+        verdict = "admitted" if self.admitted else f"refused for {self.retry_after_ns} ns"
+        return f"<{verdict}, {self.remaining} of {self.limit} left in {self.period_s} s>"
+
+
+cdef uint32_t fill_rates(rates, RateSpec* specs) except 0:
+    cdef uint32_t count = 0
+    if not 1 <= len(rates) <= RATES_MAX:
+        raise ValueError(f"a limit has 1 to {RATES_MAX} rates, not {len(rates)}")
+    for interval_ns, tolerance_ns, requests, period_s in rates:
+        if interval_ns < 1:
+            raise ValueError("a rate's interval is at least one nanosecond")
+        specs[count].interval_ns = interval_ns
+        specs[count].tolerance_ns = tolerance_ns
+        specs[count].requests = requests
+        specs[count].period_s = period_s
+        count += 1
+    return count
+
+
+cdef class Limits:
+    """One worker's access to a limits region; opening it releases what an earlier worker of that number held."""
+
+    cdef Mapping mapping
+    cdef LimitTable table
+
+    def __cinit__(self, int fd, uint32_t worker):
+        cdef int fault
+        region_map(&self.mapping, fd, True)
+        fault = limits_open(&self.table, self.mapping.base, self.mapping.size, worker)
+        if fault != LIMITS_OK:
+            raise RegionError(describe(fault))
+
+    def __dealloc__(self):
+        region_unmap(&self.mapping)
+
+    def hash(self, uint64_t identity, bytes key not None) -> int:
+        """The 64-bit key of a middleware's identity and a request's key bytes."""
+        return limits_hash(&self.table, identity, <const uint8_t*><const char*>key, len(key))
+
+    def take(self, uint64_t identity, bytes key not None, rates, uint64_t now_ns):
+        """Takes one request from every period of `rates` (1 to 4 results of `rate`), or from none: a Decision."""
+        cdef RateSpec specs[RATES_MAX]
+        cdef RateDecision raw
+        cdef uint32_t count = fill_rates(rates, specs)
+        cdef Decision decision = Decision.__new__(Decision)
+        limits_take(&self.table, self.hash(identity, key), specs, count, now_ns, &raw)
+        decision.admitted, decision.limit, decision.remaining = raw.admitted, raw.limit, raw.remaining
+        decision.period_s, decision.retry_after_ns, decision.reset_ns = raw.period_s, raw.retry_after_ns, raw.reset_ns
+        return decision
+
+    def repeat(self, uint64_t identity, bytes key not None, rates, uint64_t count, uint64_t now_ns, uint64_t step_ns,
+               uint64_t keys=1) -> int:
+        """Tries `count` times in one compiled loop, `step_ns` apart, and returns how many were admitted.
+
+        With `keys` > 1 the tries go round as many different keys, whose numbers are appended to `key`.
+        """
+        cdef RateSpec specs[RATES_MAX]
+        cdef RateDecision raw
+        cdef uint32_t rate_count = fill_rates(rates, specs)
+        cdef uint8_t text[64]
+        cdef uint32_t length = min(len(key), 48)
+        cdef uint64_t i, turn = 0, admitted = 0
+        memcpy(text, <const char*>key, length)
+        with nogil:
+            for i in range(count):
+                memcpy(text + length, &turn, 8)
+                limits_take(&self.table, limits_hash(&self.table, identity, text, length + 8), specs, rate_count, now_ns, &raw)
+                admitted += raw.admitted
+                now_ns += step_ns
+                turn = turn + 1 if turn + 1 < keys else 0
+        return admitted
+
+    def acquire(self, uint64_t identity, bytes key not None, uint32_t concurrency_max) -> int:
+        """A handle for `release`, or -1 when the key is at its maximum."""
+        return limits_acquire(&self.table, self.hash(identity, key), concurrency_max)
+
+    def release(self, int64_t handle) -> None:
+        """Gives back one admission; a handle that is not held is ignored."""
+        limits_release(&self.table, handle)
+
+    @property
+    def capacity(self) -> tuple:
+        """(rate entries, concurrency entries) of the region."""
+        return self.table.rate_sets * WAYS, self.table.concurrency_sets * CONCURRENCY_WAYS
+
+    @property
+    def live_evictions(self) -> int:
+        """Keys this worker number made the table forget before their time had passed: more than none asks for a larger one."""
+        return (<WorkerLine*>self.table.holder).live_evictions
+
+    @property
+    def uncounted(self) -> int:
+        """Requests this worker number admitted past a concurrency limit because the table had no room to count them."""
+        return (<WorkerLine*>self.table.holder).uncounted
+
+
+# The compiled name LimitTable is the struct's; Python knows the class by it.
+globals()["LimitTable"] = Limits

@@ -1,0 +1,13 @@
+"""A mapped shared-memory region, as Python objects hold it."""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+
+cdef struct Mapping:
+    # Owner: the object that mapped it. Dies: region_unmap.
+    uint8_t* base                 # NULL when not mapped
+    uint64_t size
+
+cdef int region_map(Mapping* mapping, int fd, bint writable) except -1  # OSError; the whole descriptor, MAP_SHARED
+cdef void region_unmap(Mapping* mapping) noexcept
+cdef int region_create(const char* name, uint64_t size) except -1  # a close-on-exec memfd of `size` zero bytes, fixed size

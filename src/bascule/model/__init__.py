@@ -1,0 +1,1 @@
+"""The configuration's vocabulary: immutable structs, bounds, quantities and problems."""

@@ -1,0 +1,1 @@
+"""Tests of the regions that processes share."""
