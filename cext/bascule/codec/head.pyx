@@ -10,7 +10,7 @@ from bascule.codec.llhttp cimport (
     llhttp_t,
     llhttp_table,
 )
-from bascule.engine.memory cimport Buf
+from bascule.engine.memory cimport Buf, slab_get
 from bascule.engine.system cimport likely, memmove, memcpy, unlikely
 from bascule.engine.types cimport (
     EXTENSIONS_MAX,
@@ -85,7 +85,7 @@ cdef int on_value(llhttp_t* parser, const char* at, size_t length) noexcept nogi
         header.value_length = <uint16_t>length
         head.in_value = True
     else:
-        header.value_length += <uint16_t>length
+        header.value_length = <uint16_t>(at + length - head.base - header.value)
     return 0
 
 
@@ -120,7 +120,15 @@ cdef int on_extension(llhttp_t* parser, const char* at, size_t length) noexcept 
 
 cdef int trailer_append(Direction* direction, const char* at, size_t length) noexcept nogil:
     cdef Buf* buf = direction.trailers
-    if buf == NULL or buf.end + length > TRAILERS_MAX:
+    if buf == NULL:
+        buf = <Buf*>slab_get(direction.bufs)
+        if buf == NULL:
+            return ABORT
+        buf.next = NULL
+        buf.start = 0
+        buf.end = 0
+        direction.trailers = buf
+    if buf.end + length > TRAILERS_MAX:
         return ABORT
     memcpy(buf.data + buf.end, at, length)
     buf.end += <uint32_t>length

@@ -182,12 +182,17 @@ cdef void conn_close(Engine* engine, Conn* conn, bint reset) noexcept nogil:
 
 
 cdef void graveyard_bury(Engine* engine) noexcept nogil:
+    """Frees what was closed in this turn; a connection still named by the run queue waits for the next."""
     cdef Conn* conn = engine.graveyard
     cdef Conn* next_
     engine.graveyard = NULL
     while conn != NULL:
         next_ = conn.next
-        slab_put(&engine.conns, conn)
+        if conn.flags & CONN_QUEUED:
+            conn.next = engine.graveyard
+            engine.graveyard = conn
+        else:
+            slab_put(&engine.conns, conn)
         conn = next_
 
 

@@ -26,6 +26,7 @@ cdef struct Timer:                # 32 bytes
 cdef enum TimerKind:
     TIMER_CONNECTION = 1          # embedded in a Conn
     TIMER_EXCHANGE = 2            # embedded in an Exchange: the whole-exchange deadline
+    TIMER_RESUME = 3              # the engine's: accept again after a shortage of descriptors
 
 cdef struct Wheel:
     Timer heads[4096]             # list heads, circular

@@ -79,6 +79,7 @@ cdef struct Slot:
     # One lent SO_REUSEPORT socket. Owner: its ListenerRuntime; dies in take_back or drain (EPOLL_CTL_DEL, then close).
     int fd
     uint8_t kind
+    uint8_t paused                # not polled until Engine.resume fires
     uint32_t number
     ListenerRuntime* listener
     Slot* next
@@ -158,6 +159,8 @@ cdef struct Direction:
     uint8_t framing_in            # Framing as received
     uint8_t framing_out           # Framing as sent
     uint8_t error                 # set by a parser callback
+    uint8_t sink_closed           # the sink takes no more bytes
+    uint8_t shut                  # tunnels: the end was passed on
     uint32_t extension_bytes
     uint64_t remaining            # FRAMING_LENGTH: body bytes not read yet
     uint64_t bytes                # body bytes read
@@ -166,7 +169,7 @@ cdef struct Direction:
     uint32_t body_length
     bint body_complete
     Buf* trailers                 # "Name: value" lines, or NULL
-    bint trailer_open             # the last trailer line still lacks its CRLF
+    Slab* bufs                    # where trailers come from
     llhttp_t parser
 
 cdef enum HeaderId:
@@ -241,6 +244,7 @@ cdef struct Exchange:
     uint64_t started_us
     uint64_t bytes_in
     uint64_t bytes_out
+    uint64_t body_bytes_max       # of the request body; 0 = no limit
     uint32_t flags                # ExchangeFlag
     uint16_t status               # sent to the client, 499 when it went away
     uint8_t method                # llhttp's number
@@ -250,13 +254,20 @@ cdef struct Exchange:
     uint8_t limit_count
     uint8_t attempts              # servers tried
     int64_t limit_handles[4]      # concurrency holdings to give back
+    uint8_t client_ip[16]         # the client as policy sees it: the peer, or what a trusted proxy said
+    uint32_t fed                  # bytes of the request head given to the parser
     Buf* request_head             # composed; kept while X_REPLAY
     uint32_t request_head_sent
     uint32_t prefix_length        # body bytes in client.input that leave with the head (FRAMING_LENGTH)
     uint32_t prefix_sent
     Direction request
     Direction response
-    Head head
+    uint16_t log_length
+    char log_target[512]          # "METHOD target", filled only while the access log is on
+    Head head                     # last: exchange_begin clears what is before it
+
+cdef enum:
+    LOG_TARGET_MAX = 512          # bytes of a request target that reach the access log
 
 cdef struct AccessLog:
     # Lines gathered for one write(2). Owner: the engine. fd -1 = off.
@@ -295,8 +306,9 @@ cdef struct Engine:
     uint32_t server_count
     uint32_t exchange_count
     uint64_t accept_failures      # EMFILE and the like
+    Timer resume                  # armed while slots are paused for want of descriptors
     uint16_t* address_counts      # 2 * ADDRESS_ROWS, allocated when a listener first asks for it
-    AccessLog* access_log
+    AccessLog* access_log          # NULL = off
     char* scratch                 # BUF_RESERVE + SCRATCH_BYTES + BUF_RESERVE; contents live within one handler
     char* compose                 # BUF_BYTES + 8192: a response head being composed; lives within one handler
 
