@@ -58,7 +58,11 @@ def _explain(raw: object) -> Decoded:
 def _record(
     cls: type[Record], raw: object, path: Path, problems: list[Problem], *, keep: bool = False
 ) -> Record | None:
-    """Decode one object; None when a field of its own is wrong, unless `keep` is set: then it does without it."""
+    """Decode one object, leaving out what is wrong with it, so that validation can look at the rest.
+
+    None when the rest would mislead: a required field is wrong or missing, or the fields only make sense together
+    (middlewares). With `keep`, never None for a table.
+    """
     if not isinstance(raw, dict):
         problems.append(
             Problem(path=path, message=f"expected a table of fields, got {_kind(raw)}", remedy=_example(cls))
@@ -66,7 +70,7 @@ def _record(
         return None
     fields = _fields(cls)
     values: dict[str, Any] = {}
-    broken = False
+    broken = False  # beyond judging by what is left
     for name, value in raw.items():
         if name == "type" and cls.__struct_config__.tag is not None:
             continue
@@ -74,13 +78,12 @@ def _record(
         if field is None:
             remedy = did_you_mean(str(name), fields) or "known are: " + ", ".join(fields)
             problems.append(Problem(path=(*path, str(name)), message=f"unknown field {str(name)!r}", remedy=remedy))
-            broken = True
             continue
         before = len(problems)
         values[name] = _value(field, value, (*path, name), problems)
         if len(problems) > before and field.shape != "dict":
             del values[name]
-            broken = True
+            broken = broken or field.required or cls.__struct_config__.tag is not None
     for name, field in fields.items():
         if field.required and name not in raw:
             problems.append(
@@ -156,11 +159,9 @@ def _leaf_problem(field: _Field, value: object, path: Path, error: msgspec.Valid
         choices = ", ".join(f'"{choice}"' for choice in literals)
         remedy = did_you_mean(str(value), literals) or f"use one of {choices}"
         return Problem(path=path, message=f"expected one of {choices}, got {got}", remedy=remedy)
-    reason = reason.replace("`str`", "a text").replace("`int`", "a whole number").replace("`bool`", "true or false")
-    reason = reason[:1].lower() + reason[1:].split(", got `")[0]
-    return Problem(
-        path=path, message=f"{reason}, got {got}", remedy="correct the value; docs/configuration.md has the bounds"
-    )
+    reason = reason.split(", got `")[0].replace("`str`", "a text").replace("`int`", "a whole number")
+    reason = reason.replace("`bool`", "true or false").replace("Expected", "expected")
+    return Problem(path=path, message=f"{reason}, got {got}", remedy="correct it; docs/configuration.md has the bounds")
 
 
 def _missing_remedy(cls: type[Record], name: str) -> str:

@@ -48,10 +48,13 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
 class Unloadable(ConfigError):
     """A file with errors; `partial` is the tree of what could be decoded, for further checks of the rest."""
 
-    def __init__(self, problems: list[Problem], partial: Tree | None = None) -> None:
+    def __init__(
+        self, problems: list[Problem], partial: Tree | None = None, positions: Positions | None = None
+    ) -> None:
         """See the class."""
         super().__init__(problems)
         self.partial = partial
+        self.positions = positions or Positions({}, [])
 
 
 def load(path: str | os.PathLike[str]) -> Loaded:
@@ -76,7 +79,7 @@ def parse(text: bytes, file: str) -> Loaded:
         problems.extend(_duplicates(positions, file))
         problems.sort(key=lambda problem: problem.line)
         if not all(problem.warning for problem in problems):
-            raise Unloadable(problems, decoded.tree)
+            raise Unloadable(problems, decoded.tree, positions)
     return Loaded(
         file=file,
         format=text_format,
@@ -134,9 +137,10 @@ def _decode(text: bytes, text_format: Format, file: str) -> Decoded:
 
 def _decode_json(text: bytes, file: str) -> Decoded:
     try:
-        tree = tree_from_json(text)
-    except msgspec.ValidationError:
-        return decode(msgspec.json.decode(text))
+        try:
+            tree = tree_from_json(text)
+        except msgspec.ValidationError:
+            return decode(msgspec.json.decode(text))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         match = _JSON_BYTE.search(str(error))
         position = int(match[1]) if match else len(text)

@@ -1,0 +1,19 @@
+"""The entry point. `run` and `proxy` reach the keeper without click, asyncio or msgspec; all else is bascule.cli."""
+
+import sys
+
+
+def main() -> int:
+    """Run the command in sys.argv and return its exit status."""
+    argv = sys.argv[1:]
+    if argv and argv[0] in ("run", "proxy") and not {"--help", "-h"} & set(argv):
+        from bascule.process.keeper import main as keeper
+
+        return keeper(argv[0], argv[1:])
+    from bascule.cli.main import main as command_line
+
+    return command_line(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

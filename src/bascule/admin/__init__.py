@@ -1,0 +1,1 @@
+"""HTTP on the admin socket: status, metrics, configuration, reload."""

@@ -1,0 +1,225 @@
+"""The master: reads the configuration, compiles it, has it bound and adopted, and answers the admin socket.
+
+It starts in two steps. `Boot` brings the first snapshot into force with as little imported as can be: no asyncio, no
+HTTP. `ControlLoop` (control.py) goes on from there: reloads, acknowledgements, the admin API. A master that replaces a
+dead one finds regions, snapshot and workers as they are, and `Boot` has nothing to do but look.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import gc
+import os
+import select
+import sys
+
+from bascule.process.link import Link, LinkClosedError
+from bascule.process.log import Log
+from bascule.process.publisher import Publisher
+from bascule.process.spawn import name_process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from bascule.process.configuration import Configuration
+    from bascule.shared.statistics import Directory
+
+CANNOT_START = 3
+
+
+class Master:
+    """What boot and control loop share. `in_force` is None until a configuration is, or in a successor that cannot load
+    it."""
+
+    def __init__(self, keeper: Link) -> None:
+        """See the class."""
+        self.keeper: Link | None = keeper
+        self.options: dict[str, Any] = {}
+        self.state_path = ""
+        self.keeper_pid = 0
+        self.log = Log(process="master", pid=os.getpid())
+        self.publisher = Publisher(self.log)
+        self.regions: list[int] = []
+        self.directory: Directory | None = None
+        self.in_force: Configuration | None = None
+        self.addresses: dict[str, bytes] = {}
+        self.listening: list[dict[str, str]] = []
+        self.workers_wanted = 0
+        self.ready = False
+
+    def tell_keeper(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
+        """Send to the keeper; LinkClosedError when there is none any more."""
+        if self.keeper is None:
+            raise LinkClosedError("the keeper is gone")
+        self.keeper.send(message, descriptors or [])
+
+    def common_message(self, message: dict[str, Any], descriptors: list[int]) -> bool:
+        """Handle what the keeper may say at any time; False when it is something else."""
+        kind = message["type"]
+        if kind == "worker":
+            self.publisher.introduce(message, descriptors)
+        elif kind == "worker_gone":
+            self.publisher.gone(message)
+        elif kind == "target":
+            self.workers_wanted = message["workers"]
+        elif kind == "ready":
+            self.ready = True
+        elif kind == "reopen_logs":
+            os.dup2(descriptors[0], 2)
+            os.close(descriptors[0])
+        else:
+            return False
+        return True
+
+
+class Boot:
+    """From the keeper's hello to the first snapshot in force, on blocking calls."""
+
+    def __init__(self, master: Master) -> None:
+        """See the class."""
+        self._master = master
+        assert master.keeper is not None
+        self._link = master.keeper
+        self._poll = select.poll()
+        self._poll.register(self._link.fileno(), select.POLLIN)
+        self.reload_wanted = False
+
+    def run(self) -> None:
+        """Raise ConfigError when there is no snapshot yet and the configuration gives none."""
+        master = self._master
+        hello, descriptors = self._await("hello")
+        self._greeted(hello, descriptors)
+        if hello["snapshot"]:
+            self.reload_wanted = True
+            return
+        from bascule.process import configuration
+
+        loaded = configuration.load(master.options)
+        self._make_regions(loaded)
+        assert master.directory is not None
+        from bascule.process.names import resolve_now
+
+        master.addresses = resolve_now(loaded.tree)
+        compiled = loaded.compile(1, master.directory.slot, master.addresses)
+        master.tell_keeper({"type": "settings", **loaded.settings()})
+        self._bind(loaded)
+        self._publish(loaded, compiled.revision, compiled.image)
+        report_warnings(master.log, loaded)
+
+    def _greeted(self, hello: dict[str, Any], descriptors: list[int]) -> None:
+        master = self._master
+        master.options = hello["options"]
+        master.log.json = hello["options"]["log_format"] == "json"
+        master.state_path = hello["state"]
+        master.keeper_pid = hello["keeper_pid"]
+        master.workers_wanted = hello["workers"]
+        master.ready = hello["ready"]
+        master.listening = [{"id": name, "address": address} for name, address in hello["listeners"]]
+        if hello["regions"]:
+            from bascule.shared.statistics import Directory
+
+            master.regions = descriptors[:2]
+            master.directory = Directory(master.regions[0])
+            del descriptors[:2]
+        if hello["snapshot"]:
+            master.publisher.hold(hello["revision"], descriptors[0])
+
+    def _make_regions(self, loaded: Configuration) -> None:
+        master = self._master
+        if master.regions:
+            return
+        from bascule.shared import limits, statistics
+
+        master.regions = [statistics.create(), limits.create(loaded.limits_bytes())]
+        master.directory = statistics.Directory(master.regions[0])
+        master.tell_keeper({"type": "regions"}, master.regions)
+
+    def _bind(self, loaded: Configuration) -> None:
+        from bascule.model.problems import ConfigError
+
+        self._master.tell_keeper({"type": "bind", "listeners": loaded.listeners(), "slots": loaded.tree.settings.slots})
+        answer, _ = self._await("bound", "bind_failed")
+        if answer["type"] == "bind_failed":
+            raise ConfigError(bind_problems(answer["problems"], loaded.origin))
+
+    def _publish(self, loaded: Configuration, revision: int, image: bytes) -> None:
+        from bascule.shared.snapshot import make_memfd
+
+        master = self._master
+        descriptor = make_memfd(image)
+        master.tell_keeper({"type": "snapshot", "revision": revision}, [descriptor])
+        master.listening = loaded.listeners()
+        master.tell_keeper({"type": "listen", "listeners": master.listening})
+        master.publisher.hold(revision, descriptor)
+        master.in_force = loaded
+
+    def _await(self, *kinds: str) -> tuple[dict[str, Any], list[int]]:
+        while True:
+            if self._link.wants_write:
+                self._poll.modify(self._link.fileno(), select.POLLIN | select.POLLOUT)
+            self._poll.poll()
+            self._link.flush()
+            received = self._link.receive()
+            if received is None:
+                continue
+            message, descriptors = received
+            if message["type"] in kinds:
+                return message, descriptors
+            if message["type"] == "reload":
+                self.reload_wanted = True
+            self._master.common_message(message, descriptors)
+
+
+def bind_problems(problems: list[dict[str, str]], origin: str) -> list[Any]:
+    """Return the keeper's complaints as problems of the configuration."""
+    from bascule.model.problems import Problem
+
+    return [
+        Problem(
+            path=("listeners", problem["id"], "address"),
+            message=problem["message"],
+            remedy=problem["remedy"],
+            file=origin,
+        )
+        for problem in problems
+    ]
+
+
+def report_warnings(log: Log, loaded: Configuration) -> None:
+    """Log what the configuration could do better."""
+    for warning in loaded.warnings:
+        log.warning("configuration", problem=warning.render().splitlines()[0])
+
+
+def main() -> None:
+    """Entry point: `master KEEPER_LINK_FD`."""
+    name_process("bascule-master")
+    for ignored in (_signal.SIGINT, _signal.SIGQUIT, _signal.SIGHUP, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGPIPE):
+        _signal.signal(ignored, _signal.SIG_IGN)  # a terminal sends them to the whole group; the keeper decides
+    gc.disable()  # nothing that a boot makes is garbage before it ends
+    master = Master(Link(int(sys.argv[1])))
+    boot = Boot(master)
+    try:
+        boot.run()
+    except LinkClosedError:
+        sys.exit(CANNOT_START)
+    except Exception as error:
+        _fail(master, error)
+    from bascule.process.control import run_control_loop
+
+    gc.enable()
+    run_control_loop(master, reload_wanted=boot.reload_wanted)
+
+
+def _fail(master: Master, error: Exception) -> None:
+    """The first configuration cannot come into force: the keeper says why and ends."""
+    from bascule.model.problems import ConfigError
+
+    if not isinstance(error, ConfigError):
+        import traceback
+
+        traceback.print_exc()
+    if master.keeper is not None:
+        master.tell_keeper({"type": "fatal", "message": str(error)[:60_000] or type(error).__name__})
+    sys.exit(CANNOT_START)

@@ -1,0 +1,64 @@
+"""Starting a process of ours by exec, with the descriptors it is to have and no others."""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def spawn(module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
+    """Start `module`'s main() in a fresh interpreter and return its pid; OSError when it cannot be started.
+
+    The child inherits standard input, output and error, and `descriptors` under the numbers they have here. posix_spawn
+    does not copy the keeper's memory map, and the interpreter is given a statement instead of `-m`, which would import
+    `runpy`. No parent-death signal is set: workers and master serve on when their keeper is killed.
+    """
+    command = [sys.executable, "-c", f"from {module} import main; main()", *arguments]
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            command,
+            os.environ,
+            setsigmask=(),
+            setsigdef=(_signal.SIGPIPE, _signal.SIGXFSZ),
+        )
+    finally:
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+
+
+def name_process(name: str) -> None:
+    """Set what ps -o comm, top and the kernel's messages call this process (at most 15 bytes)."""
+    try:
+        with open("/proc/self/comm", "w", encoding="ascii") as file:
+            file.write(name[:15])
+    except OSError:
+        return
+
+
+def start_time(pid: int) -> int:
+    """Return when a process started, in clock ticks since boot; 0 when there is none. With the pid it names a
+    process."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] == "Z" else int(fields[19])
+
+
+def describe_exit(status: int) -> str:
+    """Return how a process ended, in words, from its wait status."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        names = [name for name in dir(_signal) if name.startswith("SIG") and getattr(_signal, name) == number]
+        core = ", core dumped" if os.WCOREDUMP(status) else ""
+        return f"killed by {min(names, default=f'signal {number}')}{core}"
+    return f"exit status {os.WEXITSTATUS(status)}"

@@ -1,0 +1,53 @@
+"""What systemd and its like agree on with a service: sd_notify(3) and socket activation (sd_listen_fds(3))."""
+
+from __future__ import annotations
+
+import _socket
+import os
+
+LISTEN_FDS_START = 3
+
+
+class Notifier:
+    """Tells the service manager how the keeper is; silent when nobody asked (no NOTIFY_SOCKET)."""
+
+    def __init__(self) -> None:
+        """Take the socket's address out of the environment, so that no child reports in the keeper's name."""
+        self._address = os.environ.pop("NOTIFY_SOCKET", "")
+        watchdog = os.environ.pop("WATCHDOG_USEC", "")
+        meant_for = os.environ.pop("WATCHDOG_PID", "")
+        own = not meant_for or meant_for == str(os.getpid())
+        self.watchdog_s = int(watchdog) / 2e6 if watchdog.isdigit() and own else 0.0
+        """How often `watchdog` is to be called, in seconds: half of what the manager allows. 0: never."""
+
+    def send(self, *assignments: str) -> None:
+        """Send assignments such as "READY=1", "STATUS=...". A manager that does not listen is not our failure."""
+        if not self._address:
+            return
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+        try:
+            sock.sendto("\n".join(assignments).encode(), _socket.MSG_NOSIGNAL, address)
+        except OSError:
+            return
+        finally:
+            sock.close()
+
+    def watchdog(self) -> None:
+        """Say that the keeper is alive."""
+        self.send("WATCHDOG=1")
+
+
+def inherited_sockets() -> dict[int, str]:
+    """Return descriptors passed by socket activation and their names, and clear the variables for the children."""
+    meant_for = os.environ.pop("LISTEN_PID", "")
+    count = os.environ.pop("LISTEN_FDS", "")
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    if meant_for != str(os.getpid()) or not count.isdigit():
+        return {}
+    found = {}
+    for place in range(int(count)):
+        descriptor = LISTEN_FDS_START + place
+        os.set_inheritable(descriptor, False)
+        found[descriptor] = names[place] if place < len(names) else ""
+    return found

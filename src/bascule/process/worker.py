@@ -1,0 +1,391 @@
+"""The worker: an engine, the loop it hangs in, and the two links that tell it what to do.
+
+The first loop is poll(2): importing uvloop (and asyncio with it) costs 65 ms of CPU, and a worker that replaces a dead
+one should accept before that. It is imported by a thread once the worker serves; then uvloop takes the same descriptors
+over.
+
+    BOOTING --regions, snapshot--> STARTED --lend--> ACCEPTING --drain--> DRAINING --drained--> exit 0
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import _thread
+import gc
+import os
+import select
+import sys
+import time
+
+from bascule.process import listeners
+from bascule.process.link import Link, LinkClosedError
+from bascule.process.log import Log
+from bascule.process.spawn import name_process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from typing import Any
+
+    from bascule.engine.engine import Engine
+
+HEARTBEAT_S = 1.0
+DRAIN_LOOK_S = 0.02
+QUIET_BEFORE_IMPORT_S = 0.25
+DRAIN_TIMEOUT_MS = 30_000
+
+
+class Worker:
+    """One worker process: the messages of its links, applied to its engine."""
+
+    def __init__(self, number: int, keeper: Link, master: Link) -> None:
+        """See the class."""
+        self.number = number
+        self.keeper: Link | None = keeper
+        self.master: Link | None = master
+        self.engine: Engine | None = None
+        self.revision = 0
+        self.drain_timeout_ms = DRAIN_TIMEOUT_MS
+        self.slots: dict[tuple[str, int], int] = {}
+        """The worker's own copy of every lent descriptor: the engine's are the engine's to close."""
+        self.draining_until_s = 0.0
+        self.leaving_until_s = 0.0
+        self.ended = False
+        self.log = Log(process="worker", worker=number, pid=os.getpid())
+        self._regions: list[int] = []
+        self._next_beat_s = 0.0
+
+    # ---- links
+
+    def read(self, link: Link) -> None:
+        """Handle every message that waits on a link; forget the link when the peer is gone."""
+        try:
+            link.flush()
+            while (received := link.receive()) is not None:
+                self._handle(*received)
+        except LinkClosedError:
+            self._lost(link)
+
+    def tell_keeper(self, message: dict[str, Any]) -> None:
+        """Send to the keeper, if there still is one."""
+        self._tell(self.keeper, message)
+
+    def _tell(self, link: Link | None, message: dict[str, Any]) -> None:
+        if link is None:
+            return
+        try:
+            link.send(message)
+        except LinkClosedError:
+            self._lost(link)
+
+    def _lost(self, link: Link) -> None:
+        if link is self.keeper:
+            self.keeper = None
+            self.log.error("the keeper is gone; serving on with the slots and the snapshot there are")
+            if self.engine is None or not self.revision:
+                self.ended = True
+        elif link is self.master:
+            self.master = None
+        self.on_lost(link)
+        link.close()
+
+    def on_lost(self, link: Link) -> None:
+        """Take a link out of the loop; the loop in use replaces this."""
+
+    # ---- messages
+
+    def _handle(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        handler: Callable[[dict[str, Any], list[int]], None] | None = {
+            "settings": self._settings,
+            "regions": self._take_regions,
+            "snapshot": self._adopt,
+            "lend": self._lend,
+            "take_back": self._take_back,
+            "drain": self._drain,
+            "stop": self._stop,
+            "state?": self._state,
+            "reopen_logs": self._reopen_logs,
+        }.get(message["type"])
+        if handler is not None:
+            handler(message, descriptors)
+
+    def _settings(self, message: dict[str, Any], _: list[int]) -> None:
+        self.log.json = message["log_json"]
+        self.drain_timeout_ms = message["drain_timeout_ms"]
+
+    def _take_regions(self, _: dict[str, Any], descriptors: list[int]) -> None:
+        if self.engine is not None:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return
+        from bascule.engine.engine import Engine
+
+        statistics, limits = descriptors
+        self.engine = Engine(worker=self.number, statistics_fd=statistics, limits_fd=limits)
+        self._regions = descriptors
+
+    def _adopt(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        """Adopt a newer snapshot; refuse a bad one and keep what there is. Repeating one is harmless."""
+        revision, descriptor = message["revision"], descriptors[0]
+        try:
+            if self.engine is None:
+                raise ValueError("it came before the shared regions")
+            if revision > self.revision:
+                first = not self.revision
+                self.revision = self.engine.adopt(descriptor)
+                if first:
+                    self.tell_keeper({"type": "started", "revision": self.revision})
+        except Exception as error:
+            self.log.error("a snapshot is refused; the one in force stays", revision=revision, reason=str(error))
+            self._tell(self.master, {"type": "refused", "revision": revision, "reason": str(error)})
+            return
+        finally:
+            os.close(descriptor)
+        self._tell(self.master, {"type": "applied", "revision": self.revision})
+
+    def _lend(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        assert self.engine is not None
+        listener, numbers = message["listener"], message["slots"]
+        for slot, descriptor in zip(numbers, descriptors, strict=True):
+            if (listener, slot) in self.slots:
+                os.close(descriptor)
+                continue
+            self.slots[listener, slot] = descriptor
+            self.engine.lend(listener, slot, os.dup(descriptor))
+        self.tell_keeper({"type": "accepting", "listener": listener, "slots": numbers})
+
+    def _take_back(self, message: dict[str, Any], _: list[int]) -> None:
+        for slot in message["slots"]:
+            self._give_back(message["listener"], slot)
+        self.tell_keeper({"type": "returned", "listener": message["listener"], "slots": message["slots"]})
+
+    def _give_back(self, listener: str, slot: int) -> None:
+        descriptor = self.slots.pop((listener, slot), None)
+        if descriptor is not None and self.engine is not None:
+            self.engine.take_back(listener, slot)
+            os.close(descriptor)
+
+    def _drain(self, message: dict[str, Any], _: list[int]) -> None:
+        if self.engine is None or self.draining_until_s:
+            return
+        for listener, slot in list(self.slots):
+            self._give_back(listener, slot)
+        self.draining_until_s = time.monotonic() + message["deadline_ms"] / 1000
+        self.engine.drain(message["deadline_ms"])
+
+    def _stop(self, _: dict[str, Any], __: list[int]) -> None:
+        self.ended = True
+
+    def _state(self, _: dict[str, Any], __: list[int]) -> None:
+        engine = self.engine.state() if self.engine is not None else {}
+        live = self.engine.live_objects() if self.engine is not None else {}
+        self._tell(
+            self.master,
+            {
+                "type": "state",
+                "number": self.number,
+                "pid": os.getpid(),
+                "revision": self.revision,
+                "slots": len(self.slots),
+                "draining": bool(self.draining_until_s),
+                "engine": engine,
+                "live_objects": live,
+            },
+        )
+
+    def _reopen_logs(self, _: dict[str, Any], descriptors: list[int]) -> None:
+        os.dup2(descriptors[0], 2)
+        os.close(descriptors[0])
+
+    # ---- time
+
+    def tick(self) -> float:
+        """Do what is due and return in how many seconds to be called again."""
+        now = time.monotonic()
+        if now >= self._next_beat_s:
+            self._next_beat_s = now + HEARTBEAT_S
+            self.tell_keeper({"type": "beat"})
+        if self.leaving_until_s:
+            self._leave_when_empty(now)
+            return DRAIN_LOOK_S
+        if not self.draining_until_s:
+            return max(self._next_beat_s - now, 0.0)
+        assert self.engine is not None
+        if self.engine.drained or now >= self.draining_until_s:
+            self.ended = True
+        return DRAIN_LOOK_S
+
+    def terminate(self) -> None:
+        """SIGTERM: have the keeper replace this worker; without a keeper, leave when the queues are empty."""
+        if self.keeper is not None:
+            self.tell_keeper({"type": "terminate"})
+        elif self.engine is None:
+            self.ended = True
+        elif not self.leaving_until_s and not self.draining_until_s:
+            self.log.info("draining without a keeper", drain_timeout_s=self.drain_timeout_ms / 1000)
+            for descriptor in self.slots.values():
+                listeners.stop_handshakes(descriptor)
+            self.leaving_until_s = time.monotonic() + listeners.EMPTYING_MAX_S
+
+    def _leave_when_empty(self, now_s: float) -> None:
+        queued = any(listeners.queue_length(descriptor) for descriptor in self.slots.values())
+        if not queued or now_s >= self.leaving_until_s:
+            self.leaving_until_s = 0.0
+            self._drain({"deadline_ms": self.drain_timeout_ms}, [])
+
+
+class FirstLoop:
+    """The loop until uvloop is imported: the engine, two links and the heartbeat on poll(2)."""
+
+    def __init__(self, worker: Worker) -> None:
+        """See the class."""
+        self._worker = worker
+        self._poll = select.poll()
+        self._watched: dict[int, Link] = {}
+        self._engine = -1
+        self._imported = False
+        self._importing = False
+        self._quiet_until_s = 0.0
+        self._wakeup, self._wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poll.register(self._wakeup, select.POLLIN)
+        _signal.set_wakeup_fd(self._wakeup_write)
+        _signal.signal(_signal.SIGTERM, lambda number, frame: worker.terminate())
+        for link in (worker.keeper, worker.master):
+            assert link is not None
+            self._watched[link.fileno()] = link
+            self._poll.register(link.fileno(), select.POLLIN)
+        worker.on_lost = self._forget  # type: ignore[method-assign]
+
+    def run(self) -> None:
+        """Return when uvloop can take over, or when the worker is to end."""
+        worker = self._worker
+        while not worker.ended and not self._imported:
+            wait_s = worker.tick()
+            if worker.slots and not self._importing:
+                wait_s = min(wait_s, self._import_when_quiet())
+            for descriptor, _ in self._poll.poll(wait_s * 1000):
+                self._serve(descriptor)
+        _signal.set_wakeup_fd(-1)
+        for descriptor in (self._wakeup, self._wakeup_write):
+            os.close(descriptor)
+
+    def _serve(self, descriptor: int) -> None:
+        worker = self._worker
+        if descriptor == self._engine and worker.engine is not None:
+            worker.engine.turn()
+        elif descriptor == self._wakeup:
+            os.read(self._wakeup, 64)
+        elif descriptor in self._watched:
+            worker.read(self._watched[descriptor])
+            if worker.engine is not None and self._engine < 0:
+                self._engine = worker.engine.fileno()
+                self._poll.register(self._engine, select.POLLIN)
+
+    def _forget(self, link: Link) -> None:
+        del self._watched[link.fileno()]
+        self._poll.unregister(link.fileno())
+
+    def _import_when_quiet(self) -> float:
+        """Start the import when the worker has served for a moment; return how long that is to wait for."""
+        now = time.monotonic()
+        if not self._quiet_until_s:
+            self._quiet_until_s = now + QUIET_BEFORE_IMPORT_S
+        if now >= self._quiet_until_s:
+            self._importing = True
+            import threading  # noqa: F401 - it takes the thread that imports it first for the main one
+
+            # While the import runs, a turn of the engine waits for the GIL at most this long.
+            sys.setswitchinterval(0.0002)
+            _thread.start_new_thread(self._import, ())
+        return max(self._quiet_until_s - now, 0.0)
+
+    def _import(self) -> None:
+        import uvloop  # noqa: F401
+
+        self._imported = True
+        os.write(self._wakeup_write, b"i")
+
+
+def _run_uvloop(worker: Worker) -> None:
+    """Serve until the worker is to end."""
+    import uvloop
+
+    sys.setswitchinterval(0.005)
+    loop = uvloop.new_event_loop()
+    assert worker.engine is not None
+    loop.add_reader(worker.engine.fileno(), worker.engine.turn)
+
+    def watch(link: Link) -> None:
+        def readable() -> None:
+            worker.read(link)
+            if worker.ended or worker.draining_until_s:
+                beat()
+
+        loop.add_reader(link.fileno(), readable)
+
+    worker.on_lost = lambda link: loop.remove_reader(link.fileno())  # type: ignore[method-assign]
+    for link in (worker.keeper, worker.master):
+        if link is not None:
+            watch(link)
+
+    pending: list[asyncio.TimerHandle] = []
+
+    def beat() -> None:
+        while pending:
+            pending.pop().cancel()
+        wait_s = worker.tick()
+        for link in (worker.keeper, worker.master):
+            if link is not None and link.wants_write:
+                worker.read(link)
+        if worker.ended:
+            loop.stop()
+        else:
+            pending.append(loop.call_later(wait_s, beat))
+
+    def terminate() -> None:
+        worker.terminate()
+        beat()
+
+    loop.add_signal_handler(_signal.SIGTERM, terminate)
+    loop.call_soon(beat)
+    _freeze()
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+def _freeze() -> None:
+    """What is alive now lives as long as the process: let no collection ever look at it, and run none by itself."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def _fail(worker: Worker, error: BaseException) -> None:
+    """Let the keeper say why this worker died, and let the log show where."""
+    worker.tell_keeper({"type": "failed", "reason": f"{type(error).__name__}: {error}"[:2000]})
+    import traceback
+
+    traceback.print_exc()
+
+
+def main() -> None:
+    """Entry point: `worker NUMBER KEEPER_LINK_FD MASTER_LINK_FD`."""
+    number, keeper, master = (int(word) for word in sys.argv[1:4])
+    name_process(f"bascule-work-{number}")
+    worker = Worker(number, Link(keeper), Link(master))
+    for ignored in (_signal.SIGINT, _signal.SIGQUIT, _signal.SIGHUP, _signal.SIGUSR1, _signal.SIGUSR2, _signal.SIGPIPE):
+        _signal.signal(ignored, _signal.SIG_IGN)  # a terminal sends them to the whole group; the keeper decides
+    gc.disable()
+    try:
+        FirstLoop(worker).run()
+        if not worker.ended:
+            _run_uvloop(worker)
+        if worker.engine is not None:
+            worker.engine.close()
+    except BaseException as error:
+        _fail(worker, error)
+        sys.exit(1)
+    os._exit(0)

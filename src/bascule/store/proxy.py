@@ -1,0 +1,135 @@
+"""The tree of `bascule proxy`: made from its arguments, without a configuration file.
+
+Ids come from what they name (an address, a prefix), never from a position, so that statistics, limits and connection
+pools stay with their object when the routes file is read again.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path as FilePath
+from typing import Final
+
+from bascule.change.address import id_valid
+from bascule.change.validate import validate
+from bascule.model.problems import ConfigError, Problem
+from bascule.model.tree import Backend, Frontend, Listener, Server, Settings, Tree
+
+PREFIX_LENGTH_MAX: Final = 4096
+_LINE: Final = re.compile(rf"""\s*(/[^`<>\\"'\s]{{0,{PREFIX_LENGTH_MAX - 1}}})\s+([^#\s].*)""").fullmatch
+"""A prefix holds none of the characters that would mean something else inside a route expression."""
+
+
+def tree_from_proxy_arguments(
+    listen: Sequence[str],
+    to: Sequence[str],
+    *,
+    routes: str | None = None,
+    workers: int = 0,
+    slots: int = 0,
+    drain_timeout: str = "30s",
+) -> Tree:
+    """Return the validated tree; ConfigError with every problem of the arguments and of the routes file.
+
+    `listen` and `to` are addresses as on the command line, `routes` the name of a file of `PREFIX HOST:PORT ...` lines.
+    Each prefix gets a backend of its own, with the servers of all its lines; prefixes with the same servers share one
+    Backend object in memory.
+    """
+    backends: dict[str, Backend] = {}
+    frontends: dict[str, Frontend] = {}
+    problems: list[Problem] = []
+    if routes is not None:
+        problems += read_routes(routes, backends, frontends)
+    if to:
+        backends["proxy"] = _pool(to)
+        frontends["proxy"] = Frontend(route="PathPrefix(`/`)", backend="proxy", priority=0)
+    tree = Tree(
+        listeners={_address_id(address): Listener(address=listen_address(address)) for address in listen},
+        backends=backends,
+        frontends=frontends,
+        settings=Settings(workers=workers, slots=slots, drain_timeout=drain_timeout),
+    )
+    problems += [problem for problem in validate(tree) if not problem.warning]
+    if problems:
+        raise ConfigError(problems)
+    return tree
+
+
+def listen_address(text: str) -> str:
+    """Return a listener's address from its short forms: "8080" and ":8080" are port 8080 of all IPv4 addresses."""
+    if text.isdecimal():
+        return f"0.0.0.0:{text}"
+    return f"0.0.0.0{text}" if text.startswith(":") else text  # noqa: S104
+
+
+def server_url(text: str) -> str:
+    """Return a server's url from its short forms: "HOST:PORT", and "PORT" or ":PORT" of this machine."""
+    if "://" in text:
+        return text
+    if text.isdecimal():
+        return f"http://127.0.0.1:{text}"
+    return f"http://127.0.0.1{text}" if text.startswith(":") else f"http://{text}"
+
+
+def read_routes(file: str, backends: dict[str, Backend], frontends: dict[str, Frontend]) -> list[Problem]:
+    """Add a backend and a frontend for every prefix of a routes file; return what is wrong with its lines."""
+    try:
+        text = FilePath(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        return [Problem(file=file, message=f"cannot be read: {reason}", remedy="check the name and its permissions")]
+    problems: list[Problem] = []
+    pools: dict[str, Backend] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        match = _LINE(line)
+        if match is None:
+            reason = _wrong_with(line.split())
+            if reason:
+                problems.append(Problem(file=file, line=number, message=reason, remedy="write: PREFIX HOST:PORT"))
+            continue
+        prefix, addresses = match.groups()
+        name = prefix_id(prefix)
+        pool = pools.get(addresses)
+        if pool is None:
+            pool = pools[addresses] = _pool(addresses.split())
+        known = backends.get(name)
+        if known is None:
+            backends[name] = pool
+            frontends[name] = Frontend(route=f"PathPrefix(`{prefix}`)", backend=name)
+        else:
+            backends[name] = Backend(servers={**known.servers, **pool.servers})
+    return problems
+
+
+def _pool(addresses: Sequence[str]) -> Backend:
+    return Backend(servers={_address_id(address): Server(url=server_url(address)) for address in addresses})
+
+
+def _wrong_with(words: list[str]) -> str:
+    """Return what is wrong with the words of a line; nothing is with an empty line or a comment."""
+    if not words or words[0][0] == "#":
+        return ""
+    prefix = words[0]
+    if prefix[0] != "/":
+        return f"the prefix {prefix!r} does not start with a slash"
+    if len(words) == 1:
+        return f"the prefix {prefix!r} has no server"
+    if len(prefix) > PREFIX_LENGTH_MAX:
+        return f"the prefix is longer than {PREFIX_LENGTH_MAX} bytes"
+    return f"the prefix {prefix!r} has a character that a route cannot hold: one of ` < > \\ \" '"
+
+
+def prefix_id(prefix: str) -> str:
+    """Return the id of a prefix's frontend and backend: slashes as dots, "." for "/"; unusual prefixes by hash."""
+    name = prefix[1:].replace("/", ".") or "."
+    if id_valid(name) and "." not in prefix and name != "proxy":
+        return name
+    return "prefix-" + hashlib.blake2b(prefix.encode(), digest_size=8).hexdigest()
+
+
+def _address_id(address: str) -> str:
+    name = address.removeprefix("http://").removeprefix("unix://")
+    name = name.replace("/", ".").replace(":", "-").strip("[]-.").replace("]", "").replace("[", "")
+    if id_valid(name):
+        return name
+    return "address-" + hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
