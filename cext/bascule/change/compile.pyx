@@ -26,7 +26,8 @@ from hashlib import blake2b
 from bascule.change.compiled import CompiledSnapshot, RejectedRoute
 from bascule.model.quantities import duration_ms, duration_ns, size_bytes
 from bascule.model.tree import RateLimit
-from bascule.routing.compile import RouteCompiler, RouteError
+from bascule.routing.compile import RouteCompiler
+from bascule.routing.errors import RouteError
 from bascule.shared.snapshot import assemble
 
 cdef enum:
