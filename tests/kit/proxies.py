@@ -205,6 +205,19 @@ class BasculeProcess(ProxyProcess):
         found: dict[str, Any] = json.loads(self.run("status", "--json").stdout)
         return found
 
+    def assert_quiet(self, deadline_s: float = 5.0) -> None:
+        """Wait until no exchange is in flight and no client is connected, and in a debug build nothing is left over."""
+        until(lambda: not self.busy(), f"nothing in flight: {self.busy()}", deadline_s, 0.05)
+
+    def busy(self) -> dict[str, int]:
+        """Return what is in flight, summed over the workers: exchanges, client connections, live objects above rest."""
+        found: dict[str, int] = {}
+        for worker in self.status()["workers"]:
+            for name in ("exchanges", "connections"):
+                if worker.get(name):
+                    found[name] = found.get(name, 0) + int(worker[name])
+        return found
+
     def worker_pids(self) -> list[int]:
         return [pid for pid in self.pids() if b"bascule.process.worker" in _command_line(pid)]
 
@@ -248,7 +261,7 @@ http { access_log off; client_body_temp_path {directory}/body; proxy_temp_path {
   fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
   map $http_upgrade $connection_upgrade { default upgrade; '' ''; }
   upstream app { {servers} keepalive 64; }
-  client_header_timeout 1s; client_body_timeout 1s; client_max_body_size 1m; large_client_header_buffers 4 8k;
+  client_header_timeout 1s; client_body_timeout 1s; client_max_body_size 64m; large_client_header_buffers 4 8k;
   server { listen 127.0.0.1:{port}; location / { proxy_pass http://app; proxy_http_version 1.1;
     proxy_buffering off; proxy_request_buffering off; proxy_connect_timeout 1s; proxy_read_timeout 1s;
     proxy_set_header Host $host; proxy_set_header Upgrade $http_upgrade;

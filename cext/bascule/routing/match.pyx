@@ -1,0 +1,395 @@
+"""The matcher: search of the trie for the matching entry of least rank (contract: match.pxd; records: layout.pxd)."""
+
+import ipaddress
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memchr, memcmp, memcpy, memset
+
+from bascule.routing.layout cimport (
+    CAPTURES_MAX, DEPTH_MAX, EDGE_END, EDGE_MORE, ENTRY_REST, NODE_UNIT, PREDICATE_HOST_REGEXP, EdgeRecord, EntryRecord, NodeRecord,
+    SlotRecord, route_hash,
+)
+from bascule.routing.pcre cimport SUBJECT_BYTES_MAX, PcreCode, pcre_compile, pcre_free, pcre_scratch_free, pcre_scratch_new
+from bascule.routing.predicates cimport predicate_holds, segment_fits
+from bascule.routing.verify cimport routes_locate
+from bascule.routing.view cimport RouteView
+from bascule.shared.snapshot cimport IMAGE_HEADER_SIZE, NO_INDEX, SECTION_FRONTENDS, FrontendRecord, ImageHeader
+
+from bascule.routing.result import Match
+
+cdef enum:
+    JIT_REGEXPS_MAX = 512         # compiling to machine code takes about 50 us each: beyond this many, PCRE2 interprets
+
+cdef struct RouteTable:
+    RouteView view
+
+cdef struct Search:               # one call of route_match, on its stack
+    const RouteView* view
+    const RouteRequest* request
+    const char* path_end
+    const char* host_start
+    uint32_t best_rank            # NO_INDEX: nothing yet
+    uint32_t best_count
+    const EntryRecord* best
+    Slice[16] captures            # of the way from the root to here
+    Slice[16] best_captures
+
+
+# ---- the table ----------------------------------------------------------------------------------------------------------------------
+
+cdef bint compile_regexps(RouteView* view) noexcept nogil:
+    cdef uint32_t count = view.header.regexp_count
+    cdef uint64_t i
+    cdef const char* text
+    cdef uint32_t length
+    if count == 0:
+        return True
+    view.regexps = <PcreCode**>calloc(count, sizeof(void*))
+    view.decoded = <char*>malloc(SUBJECT_BYTES_MAX)
+    view.scratch = pcre_scratch_new()
+    if view.regexps == NULL or view.decoded == NULL or view.scratch == NULL:
+        return False
+    for i in range(view.predicate_count):
+        if view.predicates[i].kind < PREDICATE_HOST_REGEXP:
+            continue
+        text = view.strings + view.predicates[i].value
+        length = view.predicates[i].value_length
+        view.regexps[view.predicates[i].regexp] = pcre_compile(
+            text, length, view.predicates[i].kind == PREDICATE_HOST_REGEXP, count <= JIT_REGEXPS_MAX)
+        if view.regexps[view.predicates[i].regexp] == NULL:
+            return False
+    return True
+
+
+cdef RouteTable* route_table_open(const uint8_t* image, uint64_t size, uint32_t frontend_count) noexcept nogil:
+    cdef RouteTable* table = <RouteTable*>calloc(1, sizeof(RouteTable))
+    if table == NULL:
+        return NULL
+    if not routes_locate(image, size, frontend_count, &table.view) or not compile_regexps(&table.view):
+        route_table_close(table)
+        return NULL
+    return table
+
+
+cdef void route_table_close(RouteTable* table) noexcept nogil:
+    cdef uint32_t i
+    if table == NULL:
+        return
+    if table.view.regexps != NULL:
+        for i in range(table.view.header.regexp_count):
+            pcre_free(table.view.regexps[i])
+    free(table.view.regexps)
+    free(table.view.decoded)
+    pcre_scratch_free(table.view.scratch)
+    free(table)
+
+
+# ---- the search ---------------------------------------------------------------------------------------------------------------------
+
+cdef inline const NodeRecord* node_at(const RouteView* view, uint32_t unit) noexcept nogil:
+    return <const NodeRecord*>(view.nodes + <uint64_t>unit * NODE_UNIT)
+
+
+cdef inline const NodeRecord* literal_child(const RouteView* view, const NodeRecord* parent, const char* label,
+                                            uint64_t length) noexcept nogil:
+    cdef uint32_t unit = <uint32_t>((<const uint8_t*>parent - view.nodes) // NODE_UNIT)
+    cdef uint64_t h, at
+    cdef const SlotRecord* slot
+    cdef const NodeRecord* node
+    if length > 0xFFFF:
+        return NULL
+    h = route_hash(unit, label, <uint32_t>length)
+    at = h & view.slot_mask
+    while True:
+        slot = view.slots + at
+        if slot.node == 0:
+            return NULL
+        if slot.tag == <uint32_t>(h >> 32):
+            node = node_at(view, slot.node)
+            if node.parent == unit and node.label_length == length and memcmp(<const char*>(node + 1), label, length) == 0:
+                return node
+        at = (at + 1) & view.slot_mask
+
+
+cdef void try_entries(Search* search, const EntryRecord* entry, uint32_t count, const char* rest, uint32_t captured) noexcept nogil:
+    """Takes the first entry of a group whose predicates hold, unless something better has been found already."""
+    cdef const RouteView* view = search.view
+    cdef const EntryRecord* end = entry + count
+    cdef const uint32_t* refs
+    cdef uint32_t i, total
+    while entry < end and entry.rank < search.best_rank:
+        total = captured
+        if entry.flags & ENTRY_REST and rest != NULL and total < CAPTURES_MAX:
+            search.captures[total].data = rest
+            search.captures[total].length = <uint32_t>(search.path_end - rest)
+            total += 1
+        refs = view.refs + entry.refs
+        i = 0
+        while i < entry.predicate_count and reference_holds(search, refs[i], &total):
+            i += 1
+        if i == entry.predicate_count:
+            search.best_rank = entry.rank
+            search.best = entry
+            search.best_count = total
+            memcpy(search.best_captures, search.captures, total * sizeof(Slice))
+            return
+        entry += 1
+
+
+cdef inline bint reference_holds(Search* search, uint32_t ref, uint32_t* captured) noexcept nogil:
+    cdef uint32_t before = captured[0]
+    cdef int result = predicate_holds(search.view, search.view.predicates + (ref >> 1), search.request, search.captures, captured)
+    if ref & 1:
+        captured[0] = before
+        return result == 0
+    return result > 0
+
+
+cdef void search_path(Search* search, const NodeRecord* node, const char* at, uint32_t captured, uint32_t depth) noexcept nogil:
+    """Looks below a path node. `at` is the start of the next segment, NULL when there is none.
+
+    A node is left at once when nothing below it can beat what has been found, so the order of the visits only decides the time.
+    """
+    cdef const RouteView* view = search.view
+    cdef const EntryRecord* entries
+    cdef const NodeRecord* child
+    cdef const char* stop
+    if node.min_rank >= search.best_rank or depth > DEPTH_MAX:
+        return
+    entries = <const EntryRecord*>(<const char*>(node + 1) + ((node.label_length + 7) & ~7))
+    if at == NULL:
+        try_entries(search, entries, node.end_count, NULL, captured)
+    else:
+        stop = <const char*>memchr(at, c'/', search.path_end - at) if at < search.path_end else NULL
+        if stop == NULL:
+            stop = search.path_end
+        if node.child_count:
+            child = literal_child(view, node, at, stop - at)
+            if child != NULL:
+                search_path(search, child, stop + 1 if stop < search.path_end else NULL, captured, depth + 1)
+        if node.first_edge != NO_INDEX:
+            follow_edges(search, node, at, stop, captured, depth)
+        try_entries(search, entries + node.end_count, node.more_count, at, captured)
+    try_entries(search, entries + node.end_count + node.more_count, node.any_count, at, captured)
+
+
+cdef void follow_edges(Search* search, const NodeRecord* node, const char* at, const char* stop, uint32_t captured,
+                       uint32_t depth) noexcept nogil:
+    cdef const RouteView* view = search.view
+    cdef const EdgeRecord* edge = view.edges + node.first_edge
+    cdef Slice* value = &search.captures[captured]
+    if captured >= CAPTURES_MAX:
+        return
+    while edge.min_rank < search.best_rank:
+        if edge.kind < EDGE_END and segment_fits(edge.kind, view.strings + edge.prefix, edge.prefix_length, view.strings + edge.suffix,
+                                                 edge.suffix_length, at, stop, value):
+            search_path(search, node_at(view, edge.node), stop + 1 if stop < search.path_end else NULL, captured + 1, depth + 1)
+        if edge.last:
+            return
+        edge += 1
+
+
+cdef inline const char* first_segment(const RouteRequest* request) noexcept nogil:
+    return request.path.data + 1 if request.path.length and request.path.data[0] == c'/' else NULL
+
+
+cdef void search_host(Search* search, const NodeRecord* node, const char* stop, uint32_t captured, uint32_t depth) noexcept nogil:
+    """Looks below a node of the host patterns. The labels left are those up to `stop`; NULL when there is none."""
+    cdef const RouteView* view = search.view
+    cdef const NodeRecord* child
+    cdef const EdgeRecord* edge
+    cdef const char* start = stop
+    cdef const char* next_stop
+    if node.min_rank >= search.best_rank or depth > DEPTH_MAX or captured >= CAPTURES_MAX:
+        return
+    if stop != NULL:
+        while start > search.host_start and (start - 1)[0] != c'.':
+            start -= 1
+        next_stop = start - 1 if start > search.host_start else NULL
+        if node.child_count:
+            child = literal_child(view, node, start, stop - start)
+            if child != NULL:
+                search_host(search, child, next_stop, captured, depth + 1)
+    if node.first_edge == NO_INDEX:
+        return
+    edge = view.edges + node.first_edge
+    while edge.min_rank < search.best_rank:
+        child = node_at(view, edge.node)
+        if edge.kind == EDGE_END:
+            if stop == NULL:
+                search_path(search, child, first_segment(search.request), captured, depth + 1)
+        elif stop == NULL:
+            pass
+        elif edge.kind == EDGE_MORE:
+            if stop > search.host_start:
+                search.captures[captured].data = search.host_start
+                search.captures[captured].length = <uint32_t>(stop - search.host_start)
+                search_path(search, child, first_segment(search.request), captured + 1, depth + 1)
+        elif segment_fits(edge.kind, view.strings + edge.prefix, edge.prefix_length, view.strings + edge.suffix, edge.suffix_length,
+                          start, stop, &search.captures[captured]):
+            search_host(search, child, next_stop, captured + 1, depth + 1)
+        if edge.last:
+            return
+        edge += 1
+
+
+cdef void route_match(const RouteTable* table, const RouteRequest* request, RouteMatch* match) noexcept nogil:
+    cdef Search search
+    cdef RouteRequest dotless
+    cdef const NodeRecord* hosts
+    cdef const NodeRecord* host
+    cdef uint32_t host_length
+    if request.host.length > 1 and request.host.data[request.host.length - 1] == c'.':
+        dotless = request[0]      # "a.com." is the absolute form of "a.com" (RFC 1034 section 3.1)
+        dotless.host.length -= 1
+        request = &dotless
+    host_length = request.host.length
+    search.view = &table.view
+    search.request = request
+    search.path_end = request.path.data + request.path.length
+    search.host_start = request.host.data
+    search.best_rank = NO_INDEX
+    search.best = NULL
+    search.best_count = 0
+    if host_length:
+        hosts = node_at(search.view, search.view.header.exact_hosts)
+        if hosts.child_count:
+            host = literal_child(search.view, hosts, request.host.data, host_length)
+            if host != NULL:
+                search_path(&search, host, first_segment(request), 0, 1)
+        if request.host.data[0] != c'[':
+            search_host(&search, node_at(search.view, search.view.header.pattern_hosts), request.host.data + host_length, 0, 0)
+    search_path(&search, node_at(search.view, search.view.header.any_host), first_segment(request), 0, 0)
+    fill(&search, match)
+
+
+cdef inline void fill(const Search* search, RouteMatch* match) noexcept nogil:
+    cdef const EntryRecord* entry = search.best
+    cdef const uint32_t* names
+    cdef uint32_t i
+    match.frontend = NO_INDEX
+    match.param_count = 0
+    if entry == NULL:
+        return
+    match.frontend = entry.frontend
+    names = search.view.refs + entry.refs + entry.predicate_count
+    for i in range(min(<uint32_t>entry.param_count, search.best_count)):
+        if names[2 * i + 1]:
+            match.params[match.param_count].name.data = search.view.strings + names[2 * i]
+            match.params[match.param_count].name.length = names[2 * i + 1]
+            match.params[match.param_count].value = search.best_captures[i]
+            match.param_count += 1
+
+
+# ---- the Python face ----------------------------------------------------------------------------------------------------------------
+
+cdef bytes octets(object text):
+    return text if isinstance(text, bytes) else text.encode()
+
+
+cdef Slice slice_of(bytes text) noexcept:
+    cdef Slice out
+    out.data = text
+    out.length = <uint32_t>len(text)
+    return out
+
+
+cdef class Matcher:
+    """Matches requests against an image; for tests and explanations (the engine calls route_match itself)."""
+    cdef bytes image
+    cdef RouteTable* table
+
+    def __cinit__(self, bytes image not None):
+        cdef const ImageHeader* header = <const ImageHeader*><const char*>image
+        cdef uint64_t frontends
+        if len(image) < IMAGE_HEADER_SIZE:
+            raise ValueError("image shorter than its header")
+        frontends = header.sections[<int>SECTION_FRONTENDS].size // sizeof(FrontendRecord)
+        self.image = image
+        self.table = route_table_open(<const uint8_t*><const char*>image, len(image), <uint32_t>min(frontends, NO_INDEX))
+        if self.table == NULL:
+            raise ValueError("the routing sections of the image are damaged or their regexps cannot be compiled here")
+
+    def __dealloc__(self):
+        route_table_close(self.table)
+
+    def match(self, *, method="GET", host="", path="/", query="", headers=(), client_ip=None):
+        cdef RouteRequest request
+        cdef RouteMatch match
+        cdef list fields = [(octets(name), octets(value)) for name, value in headers]
+        cdef HeaderSlice* slices = <HeaderSlice*>malloc((len(fields) + 1) * sizeof(HeaderSlice))
+        cdef uint32_t i
+        cdef bytes address
+        cdef bytes method_ = octets(method), host_ = octets(host), path_ = octets(path), query_ = octets(query)
+        if slices == NULL:
+            raise MemoryError
+        try:
+            for i in range(len(fields)):
+                slices[i].name = slice_of(fields[i][0])
+                slices[i].value = slice_of(fields[i][1])
+            memset(&request, 0, sizeof(request))
+            request.method = slice_of(method_)
+            request.host = slice_of(host_)
+            request.path = slice_of(path_)
+            request.query = slice_of(query_)
+            request.headers = slices
+            request.header_count = <uint32_t>len(fields)
+            if client_ip is not None:
+                address = packed_ip(client_ip)
+                memcpy(request.client_ip, <const char*>address, 16)
+            route_match(self.table, &request, &match)
+        finally:
+            free(slices)
+        return self.result(&match)
+
+    cdef object result(self, const RouteMatch* match):
+        params = {}
+        cdef uint32_t i
+        for i in range(match.param_count):
+            name = match.params[i].name.data[:match.params[i].name.length]
+            params[name.decode()] = match.params[i].value.data[:match.params[i].value.length]
+        return Match(None if match.frontend == NO_INDEX else match.frontend, params)
+
+    def match_many(self, list requests not None, uint32_t rounds=1):
+        """(seconds per match, matches): matches (host, path) pairs `rounds` times over; what a benchmark can time without Python."""
+        cdef uint64_t count = len(requests), found = 0, i
+        cdef uint32_t r
+        cdef RouteRequest* prepared = <RouteRequest*>calloc(count + 1, sizeof(RouteRequest))
+        cdef RouteMatch match
+        cdef double start
+        if prepared == NULL:
+            raise MemoryError
+        keep = [(octets(host), octets(path)) for host, path in requests]
+        for i in range(count):
+            prepared[i].host = slice_of(keep[i][0])
+            prepared[i].path = slice_of(keep[i][1])
+            prepared[i].method = slice_of(b"GET")
+        start = monotonic()
+        with nogil:
+            for r in range(rounds):
+                for i in range(count):
+                    route_match(self.table, prepared + i, &match)
+                    found += match.frontend != NO_INDEX
+        start = monotonic() - start
+        free(prepared)
+        return start / max(count * rounds, 1), found
+
+
+cdef bytes packed_ip(object text):
+    address = ipaddress.ip_address(text)
+    return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
+
+
+cdef extern from "<time.h>" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec* time)
+    int CLOCK_MONOTONIC
+
+
+cdef double monotonic() noexcept:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9

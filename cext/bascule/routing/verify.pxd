@@ -1,0 +1,13 @@
+"""Finds and checks the ROUTES sections of an image, so that no content of theirs can make the matcher read outside them or not end.
+
+Checked: every section's bounds and size; every offset and index; that the nodes form trees (an edge's or slot's target names its
+parent, which comes before it), so a search visits each node at most once; that every edge run ends and the slots have a free one.
+Not checked: that the trie says what the expressions said; the image's checksum is for accidents, its sealed memfd for the rest.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from bascule.routing.view cimport RouteView
+
+# 1 = sound and `view` filled (but for the regexps), 0 = refused
+cdef bint routes_locate(const uint8_t* image, uint64_t size, uint32_t frontend_count, RouteView* view) noexcept nogil

@@ -1,0 +1,1 @@
+"""Routing: expressions, specificity, conflicts, the compiled matcher, its plain reference, and explanations."""

@@ -1,0 +1,10 @@
+"""What matching a request gives."""
+
+from typing import NamedTuple
+
+
+class Match(NamedTuple):
+    """`frontend` is the index of the winning frontend, None when no route matched; `params` the values captured by its route."""
+
+    frontend: int | None
+    params: dict[str, bytes]
