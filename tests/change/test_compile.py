@@ -15,7 +15,7 @@ from bascule.routing.match import Matcher
 from bascule.shared.snapshot import verify
 
 from .images import NO_INDEX, read_image
-from .trees import trees
+from .trees import patient, trees
 
 
 class Slots:
@@ -57,6 +57,7 @@ def shuffled(tree: Tree, draw: st.DataObject) -> Tree:
     )
 
 
+@patient
 @given(trees(), st.data())
 def test_same_tree_same_bytes_in_whatever_order(tree: Tree, data: st.DataObject) -> None:
     slots = Slots()
@@ -65,6 +66,7 @@ def test_same_tree_same_bytes_in_whatever_order(tree: Tree, data: st.DataObject)
     assert compile_tree(shuffled(tree, data), slots=slots).image == first.image
 
 
+@patient
 @given(trees())
 def test_every_object_is_in_the_image(tree: Tree) -> None:
     slots = Slots()
@@ -174,6 +176,7 @@ def test_a_middleware_keeps_its_identity_whatever_is_around_it() -> None:
     assert among[1]["identity"] == alone["identity"] != among[0]["identity"]
 
 
+@patient
 @given(st.integers(1, 10**9), st.sampled_from(["1ms", "1s", "1m", "1h", "1d"]))
 def test_intervals_never_become_zero(requests: int, period: str) -> None:
     tree = with_middlewares(m=RateLimit(requests=requests, period=period))

@@ -8,9 +8,10 @@ from bascule.change.decode import decode
 from bascule.change.validate import validate
 from bascule.model.tree import Tree, tree_from_json, tree_to_builtins, tree_to_json
 
-from .trees import trees
+from .trees import patient, trees
 
 
+@patient
 @given(trees())
 def test_what_is_encoded_decodes_to_an_equal_tree(tree: Tree) -> None:
     assert tree_from_json(tree_to_json(tree)) == tree
@@ -20,6 +21,7 @@ def test_what_is_encoded_decodes_to_an_equal_tree(tree: Tree) -> None:
     assert decode(tree_to_builtins(tree)).tree == tree
 
 
+@patient
 @given(trees())
 def test_sound_trees_pass_validation(tree: Tree) -> None:
     assert [problem for problem in validate(tree) if not problem.warning] == []

@@ -15,7 +15,7 @@ from bascule.model.tree import (
     tree_from_json,
 )
 
-from .trees import trees
+from .trees import patient, trees
 
 OLD = Tree(
     listeners={"web": Listener(address="127.0.0.1:80"), "old": Listener(address="127.0.0.1:81")},
@@ -45,6 +45,7 @@ def test_each_difference_once() -> None:
     ]
 
 
+@patient
 @given(trees())
 def test_a_tree_does_not_differ_from_itself_however_written(tree: Tree) -> None:
     full = msgspec.json.encode(msgspec.to_builtins(tree))
@@ -52,6 +53,7 @@ def test_a_tree_does_not_differ_from_itself_however_written(tree: Tree) -> None:
     assert diff(tree, KeptTree(tree).tree()) == []
 
 
+@patient
 @given(trees(), trees())
 def test_no_difference_means_equal(old: Tree, new: Tree) -> None:
     assert (diff(old, new) == []) == (old == new)

@@ -1,5 +1,6 @@
 """Random configuration trees that are in order."""
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from bascule.model.tree import (
@@ -13,6 +14,9 @@ from bascule.model.tree import (
     Settings,
     Tree,
 )
+
+patient = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+"""For tests over trees: a busy machine is no failure."""
 
 IDS = st.text("abcXYZ019._-", min_size=1, max_size=12)
 DURATIONS = st.one_of(
