@@ -31,7 +31,7 @@ def test_an_origin_is_replaced_without_a_failed_request() -> None:
     done = subprocess.run(
         [*COMMAND, "--seconds", "4", "--json"], capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(done.stdout)
     assert summary["failed"] == 0
     assert summary["failures"] == []
