@@ -4,8 +4,16 @@ import fcntl
 import os
 
 from libc.errno cimport errno
-from libc.stdint cimport uint8_t, uint64_t
-from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, madvise, mmap, munmap
+
+from bascule.shared.atomic cimport load32
+
+
+cdef enum:
+    HUGE_PAGE_SIZE = 2 << 20
+    ADVISE_COLLAPSE = 25          # MADV_COLLAPSE, Linux 6.1; works whatever the administrator chose for transparent
+    pages
 
 
 class RegionError(ValueError):
@@ -44,3 +52,27 @@ cdef int region_create(const char* name, uint64_t size) except -1:
         os.close(fd)
         raise
     return fd
+
+
+def use_huge_pages(int fd) -> int:
+    """Backs a region by huge pages as far as the kernel does it now, and returns the bytes that are.
+
+    A table that is read at random costs a walk through the page tables at every read: a rate limit over 10,000 keys
+    takes 190 ns on 4 KiB pages of a virtual machine and 80 ns on huge ones. The price is that the whole region is then
+    resident. Call it once, in any one process, when the region is really used; takes some ms, during which others may
+    use the region.
+    """
+    cdef Mapping mapping
+    cdef uint64_t offset = 0, backed = 0
+    region_map(&mapping, fd, True)
+    with nogil:
+        # Linux places large mappings on a huge page's boundary by itself; where it does not, it refuses and nothing is
+        # lost.
+        while offset + HUGE_PAGE_SIZE <= mapping.size:
+            # A hole cannot be collapsed: the read gives it its first page.
+            load32(<const uint32_t*>(mapping.base + offset))
+            if madvise(mapping.base + offset, HUGE_PAGE_SIZE, ADVISE_COLLAPSE) == 0:
+                backed += HUGE_PAGE_SIZE
+            offset += HUGE_PAGE_SIZE
+    region_unmap(&mapping)
+    return backed
