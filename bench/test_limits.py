@@ -12,6 +12,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from bascule.shared.limits import LimitTable, create, rate
+from bascule.shared.region import use_huge_pages
 
 CALLS = 200_000
 SECOND = 1_000_000_000
@@ -26,9 +27,12 @@ def fd() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("periods", [1, 2, 4])
-@pytest.mark.parametrize("keys", [1, 1000, 100_000, 1_000_000])
-def test_take(benchmark: BenchmarkFixture, fd: int, keys: int, periods: int) -> None:
+@pytest.mark.parametrize("keys", [1, 1000, 10_000, 100_000, 1_000_000])
+@pytest.mark.parametrize("huge_pages", [False, True])
+def test_take(benchmark: BenchmarkFixture, fd: int, huge_pages: bool, keys: int, periods: int) -> None:
     """Hash and decide, round-robin over `keys` keys, all of them in the table already."""
+    if huge_pages and not use_huge_pages(fd):
+        pytest.fail("this kernel backs no shared memory by huge pages (Linux 6.1 or newer does)")
     table = LimitTable(fd, 0)
     rates = [rate(1000 * 60**i, SECOND * 60**i) for i in range(periods)]
     benchmark.extra_info["calls"] = CALLS

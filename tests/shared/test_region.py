@@ -20,7 +20,7 @@ def test_a_limits_region_keeps_its_entries_on_huge_pages() -> None:
         assert table.acquire(1, b"held", 1) >= 0
         backed = use_huge_pages(fd)
         assert backed % (2 << 20) == 0
-        assert backed <= 16 << 20
+        assert (16 << 20) - backed in (0, 16 << 20), "all or, on an old kernel, nothing"
         assert table.repeat(1, b"k", rates, 5000, SECOND, 0, 5000) == 0
         assert LimitTable(fd, 1).acquire(1, b"held", 1) == -1
         assert os.fstat(fd).st_blocks * 512 >= backed
