@@ -57,7 +57,7 @@ class Listener:
     there. States: OPEN -> CLOSING (steered away, queue being emptied) -> closed. There is no way back.
     """
 
-    __slots__ = ("_file", "address", "closing", "descriptors", "first_slot", "id", "owners", "path")
+    __slots__ = ("_file", "address", "bequeathed", "closing", "descriptors", "first_slot", "id", "owners", "path")
 
     def __init__(
         self,
@@ -78,6 +78,7 @@ class Listener:
         self.path = path
         self._file = _file_identity(path) if path and owned else None
         self.closing = False
+        self.bequeathed = False
 
     @property
     def shared(self) -> bool:
@@ -87,6 +88,18 @@ class Listener:
     def slot_numbers(self) -> range:
         """Return the numbers of all slots."""
         return range(self.first_slot, self.first_slot + len(self.descriptors))
+
+    def bequeath(self, listener_id: str, first_slot: int) -> Listener:
+        """Return a listener of another id on the same sockets: the listener was renamed. This one is to be closed."""
+        heir = Listener(
+            listener_id,
+            self.address,
+            [os.dup(descriptor) for descriptor in self.descriptors],
+            first_slot,
+            path=self.path,
+        )
+        heir._file, self._file, self.bequeathed = self._file, None, True
+        return heir
 
     def stop_handshakes(self) -> None:
         """Let no new connection into the queues; those in them stay. Best effort: without it a close may reset some."""
