@@ -10,4 +10,5 @@ cdef struct Mapping:
 
 cdef int region_map(Mapping* mapping, int fd, bint writable) except -1  # OSError; the whole descriptor, MAP_SHARED
 cdef void region_unmap(Mapping* mapping) noexcept
-cdef int region_create(const char* name, uint64_t size) except -1  # a close-on-exec memfd of `size` zero bytes, fixed size
+# A close-on-exec memfd of `size` zero bytes, whose size is fixed.
+cdef int region_create(const char* name, uint64_t size) except -1
