@@ -102,7 +102,7 @@ def test_client_gone_before_the_response(fault: Fault) -> None:
     client = RawClient(fault.patient)
     client.send(GET.replace(b" / ", b" /patient "))
     fault.origin.wait_requests(1)
-    connection = fault.origin.connections[-1]
+    connection = fault.origin.connection_of[-1]
     client.reset()
     assert connection.finished.wait(5), "the origin is still waited for"
 
@@ -117,7 +117,7 @@ def test_client_gone_inside_the_response(fault: Fault) -> None:
     client = RawClient(fault.address)
     client.send(GET)
     client.reader.exactly(100_000)
-    connection = fault.origin.connections[-1]
+    connection = fault.origin.connection_of[-1]
     client.reset()
     assert connection.finished.wait(5), "the origin still sends to nobody"
 
@@ -135,7 +135,7 @@ def test_client_gone_inside_its_request_body(fault: Fault) -> None:
     client = RawClient(fault.address)
     client.send(b"POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
     fault.origin.wait_requests(1)
-    connection = fault.origin.connections[-1]
+    connection = fault.origin.connection_of[-1]
     client.close()
     assert connection.finished.wait(5)
     assert whole == []

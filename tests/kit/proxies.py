@@ -201,21 +201,33 @@ class BasculeProcess(ProxyProcess):
         return done
 
     def status(self) -> dict[str, Any]:
-        """Return `bascule status --json`."""
-        found: dict[str, Any] = json.loads(self.run("status", "--json").stdout)
+        """Return what the admin socket says: processes, workers, revisions."""
+        found: dict[str, Any] = json.loads(get(str(self.state / "admin.sock"), "/v1/status").body)
         return found
+
+    def metrics(self) -> str:
+        """Return the metrics in Prometheus' text format."""
+        return get(str(self.state / "admin.sock"), "/metrics").body.decode()
 
     def assert_quiet(self, deadline_s: float = 5.0) -> None:
         """Wait until no exchange is in flight and no client is connected, and in a debug build nothing is left over."""
         until(lambda: not self.busy(), f"nothing in flight: {self.busy()}", deadline_s, 0.05)
 
     def busy(self) -> dict[str, int]:
-        """Return what is in flight, summed over the workers: exchanges, client connections, live objects above rest."""
+        """Return what is in flight, summed over the workers: at rest only pooled connections to servers are alive."""
         found: dict[str, int] = {}
         for worker in self.status()["workers"]:
-            for name in ("exchanges", "connections"):
-                if worker.get(name):
-                    found[name] = found.get(name, 0) + int(worker[name])
+            engine, live = worker["engine"], worker["live_objects"]
+            left = {
+                "clients": engine.get("clients", 0),
+                "exchanges": engine.get("exchanges", 0),
+                "buffers": live.get("buffers", 0),
+                "exchange objects": live.get("exchanges", 0),
+                "connection objects": live.get("connections", 0) - engine.get("servers", 0),
+            }
+            for name, count in left.items():
+                if count:
+                    found[name] = found.get(name, 0) + count
         return found
 
     def worker_pids(self) -> list[int]:

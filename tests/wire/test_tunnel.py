@@ -69,7 +69,7 @@ def test_the_end_of_either_side_ends_the_other(wire: Wire) -> None:
     wire.origin.forget(reply=shouting)
     with RawClient(wire.address) as client:
         assert client.ask(UPGRADE).status == 101
-        connection = wire.origin.connections[-1]
+        connection = wire.origin.connection_of[-1]
         client.reader.exactly(7)
     assert connection.finished.wait(5), "the origin's side stays open after the client has gone"
 

@@ -144,6 +144,7 @@ cdef class Engine:
         epoll_ctl(c.epoll_fd, EPOLL_CTL_ADD, c.timer_fd, &event)
         engine_clock(c)
         c.start_us = c.now_us
+        c.wheel.clock = 0
 
     def fileno(self):
         return self.c.epoll_fd

@@ -94,6 +94,7 @@ cdef void engine_clock(Engine* engine) noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     engine.now_us = <uint64_t>now.tv_sec * 1000000 + <uint64_t>now.tv_nsec // 1000
+    engine.wheel.clock = <uint32_t>((engine.now_us - engine.start_us) // (TICK_MS * 1000))
 
 
 # ---- the stages of a request, in their order -----------------------------------------------------------------------------
@@ -281,7 +282,8 @@ cdef int engine_turn(Engine* engine) noexcept nogil:
         for i in range(count):
             dispatch(engine, &events[i])
         run_queue(engine)
-        wheel_advance(&engine.wheel, <uint32_t>((engine.now_us - engine.start_us) // (TICK_MS * 1000)), expired, engine)
+        # Order: deadlines after events, so that what has arrived in time counts although the worker slept or was stopped.
+        wheel_advance(&engine.wheel, engine.wheel.clock, expired, engine)
         graveyard_bury(engine)
         if count <= 0 and engine.run_first == NULL:
             break

@@ -31,7 +31,8 @@ cdef enum TimerKind:
 cdef struct Wheel:
     Timer heads[4096]             # list heads, circular
     uint64_t occupied[64]         # one bit a slot
-    uint32_t now                  # tick reached
+    uint32_t now                  # tick up to which everything due has expired
+    uint32_t clock                # tick of the present turn; ahead of `now` after a sleep, while events are handled before deadlines
     uint64_t count                # timers hung
 
 ctypedef void (*timer_expired)(void* context, Timer* timer) noexcept nogil
@@ -54,6 +55,6 @@ cdef inline void timer_set(Wheel* wheel, Timer* timer, uint32_t delay_ms) noexce
     if delay_ms == 0:
         timer.deadline = TIMER_IDLE
         return
-    timer.deadline = wheel.now + 1 + (delay_ms + TICK_MS - 1) // TICK_MS
+    timer.deadline = wheel.clock + 1 + (delay_ms + TICK_MS - 1) // TICK_MS
     if timer.hung > timer.deadline:  # not hung at all (TIMER_IDLE), or hung too late
         wheel_hang(wheel, timer)

@@ -11,6 +11,7 @@ cdef void wheel_init(Wheel* wheel) noexcept nogil:
     for i in range(64):
         wheel.occupied[i] = 0
     wheel.now = 0
+    wheel.clock = 0
     wheel.count = 0
 
 

@@ -17,7 +17,7 @@ from bascule.engine.connection cimport (
     output_free,
     run_later,
 )
-from bascule.engine.memory cimport slab_get, slab_put
+from bascule.engine.memory cimport Buf, slab_get, slab_put
 from bascule.engine.system cimport SHUT_WR, debug_assert, iovec, memset, munmap, shutdown, unlikely
 from bascule.engine.timers cimport TIMER_EXCHANGE, timer_cancel, timer_init
 from bascule.engine.types cimport (
@@ -96,9 +96,15 @@ cdef void snapshot_unpin(Engine* engine, Snapshot* snapshot) noexcept nogil:
 
 
 cdef void forget_replay(Engine* engine, Exchange* x) noexcept nogil:
-    """The request can no longer be sent again; gives back the composed head."""
+    """The request can no longer be sent again: gives back the composed head and the body bytes that left with it."""
+    cdef Buf* input = x.client.input
     x.flags &= ~X_REPLAY
     buf_free(engine, &x.request_head)
+    if input != NULL:
+        input.start += x.prefix_length
+        if input.start == input.end:
+            buf_free(engine, &x.client.input)
+    x.prefix_length = x.prefix_sent = 0
 
 
 # ---- endings -----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ cdef struct RequestView:
     # into the client's input, into Engine.compose (a rewritten path) or into the llhttp library (the method).
     Slice method
     Slice path                    # canonical
+    Slice route_path              # the same, but "/" for the asterisk form
     Slice query                   # without "?"
     Slice authority               # as received: the Host header, or the authority of an absolute-form target
     Slice host                    # host_lower, without port

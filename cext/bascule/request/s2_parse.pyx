@@ -60,6 +60,7 @@ from bascule.engine.types cimport (
     X_REPLAY,
     X_TRUSTED,
     X_UPGRADE,
+    Head,
     Header,
     ListenerRuntime,
 )
@@ -275,12 +276,22 @@ cdef bint check_framing(Engine* engine, Exchange* x, RequestView* view) noexcept
     return True
 
 
+cdef bint is_plain_request_line(const Head* head) noexcept nogil:
+    """Exactly one space on each side of the target, and a version behind it (RFC 9112 section 3: no leniency)."""
+    cdef const char* after = head.base + head.url + head.url_length
+    if head.url < 2 or head.base[head.url - 2] == c" ":
+        return False
+    return head.url + head.url_length + 11 <= head.length and memcmp(after, b" HTTP/", 6) == 0 and after[9] == c"\r"
+
+
 cdef bint check_request(Engine* engine, Exchange* x, RequestView* view) noexcept nogil:
     """Everything that can be refused before routing. False: refused, the exchange may be gone."""
     cdef Header* host
     cdef const char* wrong
     cdef uint8_t major = x.request.parser.http_major
     cdef uint8_t minor = x.request.parser.http_minor
+    if unlikely(not is_plain_request_line(&x.head)):
+        return refuse(engine, x, 400, ERROR_BAD_REQUEST, b"the request line is not: method, one space, target, one space, version")
     x.method = x.request.parser.method
     view.method.data = parser_table.method_name(x.method)
     view.method.length = <uint32_t>strlen(view.method.data)
@@ -310,6 +321,8 @@ cdef bint check_request(Engine* engine, Exchange* x, RequestView* view) noexcept
         return False
     if unlikely(view.semantics.host_count > 1 or (view.semantics.host_count == 0 and not view.http_10)):
         return refuse(engine, x, 400, ERROR_BAD_REQUEST, b"exactly one Host header is required")
+    if unlikely(view.semantics.host >= 0 and x.head.headers[view.semantics.host].value_length == 0 and not view.http_10):
+        return refuse(engine, x, 400, ERROR_BAD_REQUEST, b"the Host header is empty")
     if likely(view.semantics.host >= 0):
         host = &x.head.headers[view.semantics.host]
         view.authority.data = x.head.base + host.value
@@ -319,6 +332,9 @@ cdef bint check_request(Engine* engine, Exchange* x, RequestView* view) noexcept
     wrong = split_target(engine, x, view, x.head.base + x.head.url, x.head.url_length)
     if unlikely(wrong != NULL):
         return refuse(engine, x, 400, ERROR_BAD_REQUEST, wrong)
+    view.route_path = view.path
+    if view.path.length == 1 and view.path.data[0] == c"*":
+        view.route_path.data = b"/"
     if view.semantics.expect >= 0:
         host = &x.head.headers[view.semantics.expect]
         if not same_token(x.head.base + host.value, host.value_length, b"100-continue", 12):
@@ -331,6 +347,7 @@ cdef void take_body(Exchange* x, RequestView* view) noexcept nogil:
     """Decides what of the input belongs to this request and leaves with its head."""
     cdef Buf* input = x.client.input
     cdef uint32_t here = input.end - input.start
+    cdef Header* upgrade
     x.flags |= X_REPLAY
     if x.request.framing_in == FRAMING_CHUNKED:
         x.request.state = DIRECTION_BODY
@@ -346,7 +363,10 @@ cdef void take_body(Exchange* x, RequestView* view) noexcept nogil:
         return
     x.request.state = DIRECTION_DONE
     if view.semantics.connection_upgrade and view.semantics.upgrade >= 0 and not view.http_10:
-        x.flags |= X_UPGRADE
+        upgrade = &x.head.headers[view.semantics.upgrade]
+        # An h2c tunnel would carry requests past every rule of ours (RFC 9113 deprecates it).
+        if not list_has_token(x.head.base + upgrade.value, upgrade.value_length, b"h2c", 3):
+            x.flags |= X_UPGRADE
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ cdef bint route(Engine* engine, Exchange* x, RequestView* view) noexcept nogil:
         headers[i].value.data = x.head.base + x.head.headers[i].value
         headers[i].value.length = x.head.headers[i].value_length
     request.host = view.host
-    request.path = view.path
+    request.path = view.route_path
     request.query = view.query
     request.method = view.method
     request.headers = headers

@@ -267,19 +267,10 @@ cdef void respond_read(Engine* engine, Exchange* x) noexcept nogil:
             return
         if fed == 0 and x.informational == 0:
             head_begin(d, &x.head, True)
-            if x.request_head_sent < x.request_head.end if x.request_head != NULL else False:
+            if x.prefix_sent < x.prefix_length or (x.request_head != NULL and x.request_head_sent < x.request_head.end):
                 x.request.sink_closed = True  # answered before it read the request: the rest is not sent
                 x.request.state = DIRECTION_BODY
-            elif x.prefix_sent < x.prefix_length:
-                x.request.sink_closed = True
-                x.request.state = DIRECTION_BODY
             forget_replay(engine, x)
-            if x.prefix_length:
-                # The body bytes that left with the head were kept for a retry until now.
-                x.client.input.start += x.prefix_length
-                x.prefix_length = x.prefix_sent = 0
-            if x.client.input != NULL and x.client.input.start == x.client.input.end:
-                buf_free(engine, &x.client.input)
         length = fed + <uint32_t>got
         while True:
             result = head_feed(d, &x.head, base, fed, length)

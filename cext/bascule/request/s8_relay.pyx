@@ -341,7 +341,7 @@ cdef void relay_request(Engine* engine, Exchange* x) noexcept nogil:
                 conn_timeout(engine, server, x.backend.response_timeout_ms)
             return
         input = client.input
-        if input != NULL and input.start < input.end:
+        if input != NULL and input.start + x.prefix_length < input.end:
             got = request_bytes(engine, x, input.data + input.start, input.end - input.start, &consumed)
             if got == RELAY_ENDED:
                 return
