@@ -36,7 +36,7 @@ class OriginConnection:
         message = read_request_head(self.reader)
         with self.origin.lock:
             self.origin.requests.append(message)
-            self.origin.connection_of.append(self.number)
+            self.origin.connection_of.append(self)
         return message
 
     def request(self) -> Message:
@@ -139,7 +139,7 @@ class ScriptedOrigin:
         self.script = script or replying(lambda: self.reply)
         self.lock = threading.Lock()
         self.requests: list[Message] = []
-        self.connection_of: list[int] = []
+        self.connection_of: list[OriginConnection] = []
         self.connections: list[OriginConnection] = []
         self.violations: list[str] = []
         self.errors: list[BaseException] = []

@@ -201,8 +201,39 @@ class BasculeProcess(ProxyProcess):
         return done
 
     def status(self) -> dict[str, Any]:
-        """Return `bascule status --json`."""
-        found: dict[str, Any] = json.loads(self.run("status", "--json").stdout)
+        """Return what the admin socket says: processes, workers, revisions."""
+        found: dict[str, Any] = json.loads(self._admin("/v1/status"))
+        return found
+
+    def metrics(self) -> str:
+        """Return the metrics in Prometheus' text format."""
+        return self._admin("/metrics").decode()
+
+    def _admin(self, target: str) -> bytes:
+        """Ask the admin socket, which opens a little after the first request is served."""
+        socket_path = self.state / "admin.sock"
+        until(socket_path.exists, "the admin socket opens")
+        return get(str(socket_path), target).body
+
+    def assert_quiet(self, deadline_s: float = 5.0) -> None:
+        """Wait until no exchange is in flight and no client is connected, and in a debug build nothing is left over."""
+        until(lambda: not self.busy(), f"nothing in flight: {self.busy()}", deadline_s, 0.05)
+
+    def busy(self) -> dict[str, int]:
+        """Return what is in flight, summed over the workers: at rest only pooled connections to servers are alive."""
+        found: dict[str, int] = {}
+        for worker in self.status()["workers"]:
+            engine, live = worker["engine"], worker["live_objects"]
+            left = {
+                "clients": engine.get("clients", 0),
+                "exchanges": engine.get("exchanges", 0),
+                "buffers": live.get("buffers", 0),
+                "exchange objects": live.get("exchanges", 0),
+                "connection objects": live.get("connections", 0) - engine.get("servers", 0),
+            }
+            for name, count in left.items():
+                if count:
+                    found[name] = found.get(name, 0) + count
         return found
 
     def worker_pids(self) -> list[int]:
@@ -248,7 +279,7 @@ http { access_log off; client_body_temp_path {directory}/body; proxy_temp_path {
   fastcgi_temp_path {directory}/f; uwsgi_temp_path {directory}/u; scgi_temp_path {directory}/s;
   map $http_upgrade $connection_upgrade { default upgrade; '' ''; }
   upstream app { {servers} keepalive 64; }
-  client_header_timeout 1s; client_body_timeout 1s; client_max_body_size 1m; large_client_header_buffers 4 8k;
+  client_header_timeout 1s; client_body_timeout 1s; client_max_body_size 64m; large_client_header_buffers 4 8k;
   server { listen 127.0.0.1:{port}; location / { proxy_pass http://app; proxy_http_version 1.1;
     proxy_buffering off; proxy_request_buffering off; proxy_connect_timeout 1s; proxy_read_timeout 1s;
     proxy_set_header Host $host; proxy_set_header Upgrade $http_upgrade;

@@ -114,8 +114,7 @@ def check_mutant(image: bytes) -> bool:
     """Either refused with a SnapshotError, or every reference of it holds."""
     try:
         verify(image)
-    except SnapshotError as error:
-        assert error.code > 0
+    except SnapshotError:
         return False
     images.assert_consistent(image)
     return True

@@ -1,10 +1,10 @@
 """Malformed and ambiguous requests are refused, the connection is closed, and nothing after them reaches an origin."""
 
 import pytest
-from tests.wire.bad import REQUESTS, Bad
-from tests.wire.conftest import Wire
 
 from kit.client import Delivery, deliver
+from tests.wire.bad import REQUESTS, Bad
+from tests.wire.conftest import Wire
 
 
 def fault(case: Bad, item: Delivery) -> str:

@@ -1,12 +1,12 @@
 """What a broken or hostile origin sends is answered with 502 or visibly cut, and never reaches another exchange."""
 
 import pytest
-from tests.wire.bad import RESPONSES, BadResponse
-from tests.wire.conftest import Wire
 
 from kit.client import RawClient, get
 from kit.http1 import Cut, Malformed, Message
 from kit.origin import OriginConnection, reply_with
+from tests.wire.bad import RESPONSES, BadResponse
+from tests.wire.conftest import Wire
 
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

@@ -3,12 +3,12 @@
 from collections import Counter
 
 import pytest
-from tests.wire.conftest import Wire
-from tests.wire.good import REQUESTS, Request, Seen
 
 from kit.client import Delivery, RawClient, complete, deliver
 from kit.http1 import Cut, Malformed
 from kit.origin import ScriptedOrigin
+from tests.wire.conftest import Wire
+from tests.wire.good import REQUESTS, Request, Seen
 
 BATCH = 48
 

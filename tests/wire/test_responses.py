@@ -1,12 +1,12 @@
 """Well-formed responses reach the client with their meaning, whole, cut anywhere and byte by byte."""
 
 import pytest
-from tests.wire.conftest import Wire
-from tests.wire.good import RESPONSES, Response
 
 from kit.client import Delivery, RawClient, deliver
 from kit.http1 import Cut, Malformed, Message, read_body
 from kit.origin import OriginConnection
+from tests.wire.conftest import Wire
+from tests.wire.good import RESPONSES, Response
 
 BATCH = 48
 BY_NAME = {case.name: case for case in RESPONSES}

@@ -6,7 +6,7 @@ its dictionaries die with the call, and the caller may drop the tree (docs/life-
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
@@ -26,7 +26,8 @@ from hashlib import blake2b
 from bascule.change.compiled import CompiledSnapshot, RejectedRoute
 from bascule.model.quantities import duration_ms, duration_ns, size_bytes
 from bascule.model.tree import RateLimit
-from bascule.routing.compile import RouteCompiler, RouteError
+from bascule.routing.compile import RouteCompiler
+from bascule.routing.errors import RouteError
 from bascule.shared.snapshot import assemble
 
 cdef enum:

@@ -58,10 +58,10 @@ cdef bint FOLDING = False
 
 
 cdef void fill_tables() noexcept nogil:
-    cdef uint32_t byte, bit, crc, table
+    cdef uint32_t byte, crc, table
     for byte in range(256):
         crc = byte
-        for bit in range(8):
+        for _ in range(8):
             crc = (crc >> 1) ^ (POLYNOMIAL if crc & 1 else 0)
         TABLES[0][byte] = crc
     for byte in range(256):
@@ -106,7 +106,7 @@ cdef uint32_t checksum_crc32(uint32_t crc, const uint8_t* data, uint64_t length)
 
 
 def crc32(data, uint32_t crc=0, *, bint tables_only=False) -> int:
-    """CRC-32 of `data`, continuing from `crc`; equal to zlib.crc32. `tables_only` leaves the vector instructions out."""
+    """CRC-32 of `data`, continuing from `crc`; equal to zlib.crc32. `tables_only` leaves vectors out."""
     cdef Py_buffer view
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     cdef const uint8_t* start = <const uint8_t*>view.buf

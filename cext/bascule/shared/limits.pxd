@@ -8,8 +8,8 @@ compare-and-swap. An entry whose TAT has passed equals an absent one, so evictin
     |             | 128 bytes each   | {tag, tat}, 64 B   | tag << 24 | count      | concurrency entry              |
     +-------------+------------------+--------------------+------------------------+--------------------------------+
 
-Owner of the region: the keeper (memfd). Writers: every worker, by atomic operations only; worker lines and holdings have one
-writer each. Dies with the keeper. Bounded: a key without room takes the entry whose time passes first.
+Owner of the region: the keeper (memfd). Writers: every worker, by atomic operations only; worker lines and holdings
+have one writer each. Dies with the keeper. Bounded: a key without room takes the entry whose time passes first.
 Every worker passes the same 64-bit keys: key = limits_hash(table, middleware identity, key bytes).
 """
 
@@ -51,10 +51,12 @@ cdef struct RateDecision:
 
 # Attaches a worker and releases what a dead worker of the same number held. Returns a LimitsFault.
 cdef int limits_open(LimitTable* table, uint8_t* base, uint64_t size, uint32_t worker) noexcept nogil
-cdef uint64_t limits_hash(const LimitTable* table, uint64_t identity, const uint8_t* key, uint32_t length) noexcept nogil
+cdef uint64_t limits_hash(const LimitTable* table, uint64_t identity, const uint8_t* key,
+                          uint32_t length) noexcept nogil
 cdef void limits_take(LimitTable* table, uint64_t key, const RateSpec* rates, uint32_t rate_count, uint64_t now_ns,
                       RateDecision* decision) noexcept nogil
-# Concurrency: acquire returns a handle >= 0 to be released exactly once, or -1 when the key is at its maximum. When the table has
-# no room for one more key, the request is admitted uncounted: a full table must not turn away those who are within their limits.
+# Concurrency: acquire returns a handle >= 0 to be released exactly once, or -1 when the key is at its maximum. When
+# the table has no room for one more key, the request is admitted uncounted: a full table must not turn away those who
+# are within their limits.
 cdef int64_t limits_acquire(LimitTable* table, uint64_t key, uint32_t concurrency_max) noexcept nogil
 cdef void limits_release(LimitTable* table, int64_t handle) noexcept nogil

@@ -1,14 +1,14 @@
 """Rate and concurrency limits for the whole host: see limits.pxd.
 
-GCRA: ITU-T I.371 (2004) annex A, the virtual scheduling algorithm: a request conforms when TAT <= now + tolerance, and then
-TAT becomes max(TAT, now) + interval.
+GCRA: ITU-T I.371 (2004) annex A, the virtual scheduling algorithm: a request conforms when TAT <= now + tolerance, and
+then TAT becomes max(TAT, now) + interval.
 
 The rate table is an array of cache lines of four entries {tag, tat}; a key lives in the one line its hash names. All
-operations on a line are single atomic instructions, no process ever waits for another, and a process killed between any two
-instructions leaves a line that is right or stricter by one request:
+operations on a line are single atomic instructions, no process ever waits for another, and a process killed between any
+two instructions leaves a line that is right or stricter by one request:
   - charge: compare-and-swap of the TAT, again when another process was faster;
-  - insert: compare-and-swap of the tag of the entry with the smallest TAT (empty 0 < expired < live). A TAT that has passed
-    is as good as none, so nothing else needs to change; a live one (the line is over-full) is then set back to now;
+  - insert: compare-and-swap of the tag of the entry with the smallest TAT (empty 0 < expired < live). A TAT that has
+    passed is as good as none, so nothing else needs to change; a live one (the line is over-full) is set back to now;
   - two processes that insert one key into two entries at once: both look again, the later entry gives way.
 A charge that races with the eviction of its own entry is booked on the newcomer: one request, one time.
 """
@@ -16,7 +16,7 @@ A charge that races with the eviction of its own entry is booked on the newcomer
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from bascule.shared.atomic cimport cas64, load32, load64, load64_seq, prefetch, store32, store64, subtract64
+from bascule.shared.atomic cimport cas64, load64, load64_seq, prefetch, store32, subtract64
 from bascule.shared.region cimport Mapping, region_create, region_map, region_unmap
 from bascule.shared.snapshot cimport RateSpec
 
@@ -95,11 +95,13 @@ cdef inline void sip_round(uint64_t* v) noexcept nogil:
     v[2] = rotl(v[2], 32)
 
 
-cdef uint64_t limits_hash(const LimitTable* table, uint64_t identity, const uint8_t* key, uint32_t length) noexcept nogil:
+cdef uint64_t limits_hash(const LimitTable* table, uint64_t identity, const uint8_t* key,
+                          uint32_t length) noexcept nogil:
     """SipHash-1-3 of the identity's 8 bytes and the key, under the region's seed.
 
-    Clients choose the keys, so the hash must be one whose collisions cannot be computed without the seed; of those this is the
-    cheapest that stood up to analysis (J.-P. Aumasson and D. J. Bernstein, "SipHash", 2012; 1-3 as in Rust and Python).
+    Clients choose the keys, so the hash must be one whose collisions cannot be computed without the seed; of those
+    this is the cheapest that stood up to analysis (J.-P. Aumasson and D. J. Bernstein, "SipHash", 2012; 1-3 as in Rust
+    and Python).
     """
     cdef uint64_t v[4]
     cdef uint64_t word
@@ -201,7 +203,8 @@ cdef inline uint64_t current_tat(uint64_t tat, const RateSpec* rate, uint64_t no
     return tat if tat < furthest else furthest
 
 
-cdef inline void decide_refused(RateDecision* decision, const RateSpec* rate, uint64_t tat, uint64_t now_ns) noexcept nogil:
+cdef inline void decide_refused(RateDecision* decision, const RateSpec* rate, uint64_t tat,
+                                uint64_t now_ns) noexcept nogil:
     """Of the periods that refuse, the one that does so longest decides."""
     cdef uint64_t wait_ns = tat - rate.tolerance_ns - now_ns
     if decision.admitted or wait_ns > decision.retry_after_ns:
@@ -213,7 +216,8 @@ cdef inline void decide_refused(RateDecision* decision, const RateSpec* rate, ui
         decision.reset_ns = tat - now_ns
 
 
-cdef inline void decide_admitted(RateDecision* decision, const RateSpec* rate, uint64_t tat, uint64_t now_ns) noexcept nogil:
+cdef inline void decide_admitted(RateDecision* decision, const RateSpec* rate, uint64_t tat,
+                                 uint64_t now_ns) noexcept nogil:
     """Of the periods that admit, the one with the least left decides. `tat` is the one after the charge."""
     cdef uint64_t left = (now_ns + rate.tolerance_ns + rate.interval_ns - tat) // rate.interval_ns
     if left > rate.requests:
@@ -241,8 +245,8 @@ cdef void limits_take(LimitTable* table, uint64_t key, const RateSpec* rates, ui
                       RateDecision* decision) noexcept nogil:
     """All periods or none: looked at first, then charged; a charge that another process overtook is taken back.
 
-    Taking back subtracts the interval that was added, so it never gives back more than was taken; meanwhile another process can
-    be refused one request too early, never admitted one too many.
+    Taking back subtracts the interval that was added, so it never gives back more than was taken; meanwhile another
+    process can be refused one request too early, never admitted one too many.
     """
     cdef RateEntry* entries[RATES_MAX]
     cdef RateLine* lines[RATES_MAX]
@@ -279,9 +283,10 @@ cdef void limits_take(LimitTable* table, uint64_t key, const RateSpec* rates, ui
 
 
 # ---- concurrency ----
-# An entry is one word, tag << 24 | count; a count of 0 is as good as empty. Beside it every worker notes in its own array how
-# many it holds of each entry, before the entry is raised and after it is lowered: a worker that dies in between leaves the note
-# too high, never the entry, so recovery can let one request too many through but never lock a key up for good.
+# An entry is one word, tag << 24 | count; a count of 0 is as good as empty. Beside it every worker notes in its own
+# array how many it holds of each entry, before the entry is raised and after it is lowered: a worker that dies in
+# between leaves the note too high, never the entry, so recovery can let one request too many through but never lock a
+# key up for good.
 
 cdef inline uint64_t* concurrency_set(LimitTable* table, uint64_t key) noexcept nogil:
     return <uint64_t*>table.concurrency + scale(key, table.concurrency_sets) * CONCURRENCY_WAYS
@@ -430,8 +435,8 @@ def describe(int fault) -> str:
 def create(uint64_t size_bytes=64 << 20, *, bytes seed=None) -> int:
     """A new region of `size_bytes` (1 MiB to 1 TiB): a sparse close-on-exec memfd, which the caller closes.
 
-    64 MiB hold three million rate keys whose time has not passed and 65,536 concurrency keys in flight. `seed` (16 bytes) is
-    random when not given. Raises ValueError for a size out of range.
+    64 MiB hold three million rate keys whose time has not passed and 65,536 concurrency keys in flight. `seed` (16
+    bytes) is random when not given. Raises ValueError for a size out of range.
     """
     cdef LimitsHeader header
     cdef Mapping mapping
@@ -455,7 +460,7 @@ def create(uint64_t size_bytes=64 << 20, *, bytes seed=None) -> int:
 
 
 def rate(uint64_t requests, uint64_t period_ns, uint64_t burst=0) -> tuple:
-    """The GCRA parameters (interval_ns, tolerance_ns, requests, period_s) of `requests` a period with bursts of `burst`.
+    """GCRA parameters (interval_ns, tolerance_ns, requests, period_s) of `requests` a period, bursts of `burst`.
 
     A `burst` of 0 means as many as `requests`. Raises ValueError when nothing could ever pass.
     """
@@ -540,12 +545,13 @@ cdef class Limits:
         cdef uint32_t rate_count = fill_rates(rates, specs)
         cdef uint8_t text[64]
         cdef uint32_t length = min(len(key), 48)
-        cdef uint64_t i, turn = 0, admitted = 0
+        cdef uint64_t hashed, turn = 0, admitted = 0
         memcpy(text, <const char*>key, length)
         with nogil:
-            for i in range(count):
+            for _ in range(count):
                 memcpy(text + length, &turn, 8)
-                limits_take(&self.table, limits_hash(&self.table, identity, text, length + 8), specs, rate_count, now_ns, &raw)
+                hashed = limits_hash(&self.table, identity, text, length + 8)
+                limits_take(&self.table, hashed, specs, rate_count, now_ns, &raw)
                 admitted += raw.admitted
                 now_ns += step_ns
                 turn = turn + 1 if turn + 1 < keys else 0
@@ -566,7 +572,7 @@ cdef class Limits:
 
     @property
     def live_evictions(self) -> int:
-        """Keys this worker number made the table forget before their time had passed: more than none asks for a larger one."""
+        """Keys this worker number made the table forget before their time had passed: not 0 asks for more room."""
         return (<WorkerLine*>self.table.holder).live_evictions
 
     @property

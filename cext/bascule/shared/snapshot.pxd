@@ -64,8 +64,8 @@ cdef struct ListenerRecord:       # 72 bytes
     uint32_t network_count
     uint32_t header_timeout_ms    # first byte of a request to the end of its head
     uint32_t keepalive_timeout_ms  # idle between requests
-    uint32_t body_timeout_ms      # longest silence inside a request body, and inside a response the client does not read
-    uint32_t body_rate_min        # bytes a second, averaged from the first body byte after a grace of body_timeout; 0 = off
+    uint32_t body_timeout_ms      # longest silence inside a request body, or a response the client does not read
+    uint32_t body_rate_min        # bytes a second, averaged from the first body byte, after body_timeout; 0 = off
     uint32_t head_bytes_max       # request head, 431 beyond
     uint32_t uri_bytes_max        # request target, 414 beyond
     uint32_t connections_max      # of one worker; 0 = bounded by descriptors alone
@@ -99,7 +99,7 @@ cdef enum ServerState:
 
 cdef struct ServerRecord:         # 48 bytes
     Str id
-    Str address                   # a struct sockaddr (in, in6 or un) of `length` bytes; length 0 = name not resolved (yet)
+    Str address                   # a struct sockaddr (in, in6 or un) of `length` bytes; length 0 = not resolved (yet)
     Str authority                 # "host:port" as configured, for messages
     Str version
     uint32_t stat_slot
@@ -184,7 +184,8 @@ cdef enum SnapshotFault:          # Python sees them as SnapshotError, with the 
     SNAPSHOT_NO_MEMORY = 9
 
 
-# Checks everything a reader relies on (sizes, checksum, bounds of every section, string and index) and fills `snapshot`;
-# `base` must be 8-byte aligned and stay mapped. Returns a SnapshotFault. Routes are left NULL: routing/match opens them.
+# Checks everything a reader relies on (sizes, checksum, bounds of every section, string and index) and fills
+# `snapshot`; `base` must be 8-byte aligned and stay mapped. Returns a SnapshotFault. Routes are left NULL:
+# routing/match opens them.
 # After SNAPSHOT_OK no field of any record needs another bounds check.
 cdef int snapshot_open(Snapshot* snapshot, const uint8_t* base, uint64_t size) noexcept nogil

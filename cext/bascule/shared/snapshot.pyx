@@ -1,7 +1,7 @@
 """Verification and assembly of snapshot images: layout and rules in snapshot.pxd.
 
-A worker maps what another process wrote, so nothing is believed: snapshot_open proves every offset, length and index before the
-first request is routed by them, and the request path then follows them unchecked.
+A worker maps what another process wrote, so nothing is believed: snapshot_open proves every offset, length and index
+before the first request is routed by them, and the request path then follows them unchecked.
 """
 
 import fcntl
@@ -88,7 +88,7 @@ cdef int check_sections(const ImageHeader* header, Fault* fault) noexcept nogil:
 
 cdef const uint8_t* records(const ImageHeader* header, uint32_t number, uint64_t record_size, uint32_t* count,
                             Fault* fault) noexcept nogil:
-    """Start of a section of fixed-size records and their count; sets the fault when the size is no whole number of them."""
+    """Start of a section of fixed-size records and their count; a size that is no whole number of them is a fault."""
     cdef const Section* section = &header.sections[number]
     count[0] = 0
     if section.size == 0:
@@ -276,7 +276,7 @@ cdef int snapshot_open(Snapshot* snapshot, const uint8_t* base, uint64_t size) n
 # ---- Python face ----
 
 class SnapshotError(ValueError):
-    """The bytes are no snapshot image this version can read; `code` is the SnapshotFault, the text says what and where."""
+    """The bytes are no image this version can read; `code` is the SnapshotFault, the text says what and where."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
@@ -291,8 +291,8 @@ cdef dict SECTION_NAMES = {
 cdef dict FAULT_TEXTS = {
     SNAPSHOT_TOO_SHORT: f"the image is shorter than its header of {IMAGE_HEADER_SIZE} bytes",
     SNAPSHOT_BAD_MAGIC: "this is not a snapshot image: it does not start with BSCLSNAP",
-    SNAPSHOT_BAD_VERSION: f"the image has another layout than version {IMAGE_LAYOUT_VERSION}, the one this program reads;"
-                          " let the running version compile the configuration again",
+    SNAPSHOT_BAD_VERSION: f"the image has another layout than version {IMAGE_LAYOUT_VERSION}, the one this program"
+                          " reads; let the running version compile the configuration again",
     SNAPSHOT_BAD_SIZE: "the sizes in the image's header do not fit the image: it was cut or overwritten",
     SNAPSHOT_BAD_CHECKSUM: "the image's checksum does not fit its bytes: it was damaged on the way",
     SNAPSHOT_BAD_SECTION: "a section lies outside the image or is misaligned",
@@ -411,7 +411,7 @@ def make_memfd(data) -> int:
 
 
 def is_sealed(int fd) -> bool:
-    """Whether the descriptor's bytes can no longer change: what may be mapped without fear of SIGBUS or of a second look."""
+    """Whether the descriptor's bytes can no longer change, so that a mapping needs no second look."""
     try:
         return fcntl.fcntl(fd, fcntl.F_GET_SEALS) & SEALS == SEALS
     except OSError:

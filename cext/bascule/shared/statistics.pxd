@@ -1,8 +1,8 @@
 """Counters and latency histograms in shared memory: one writer each, readers add up.
 
 Every object (listener, frontend, backend, server) has an identity number, its stat_slot, given out by the master
-(Directory in statistics_directory.pyx) and kept as long as the object exists, over snapshots, crashes and upgrades. Workers key
-their private state (server pools, round-robin weights) by the same number.
+(Directory in statistics_directory.pyx) and kept as long as the object exists, over snapshots, crashes and upgrades.
+Workers key their private state (server pools, round-robin weights) by the same number.
 
     +-------------+-----------------+-------------+-------+-------+-----------+-----------+-- ... --+
     | header 4096 | segment headers | generations | log A | log B | segment 0 | segment 1 |         |
@@ -13,9 +13,10 @@ Exact offsets: statistics_layout.pxd. The file is sparse: a page that nobody wro
 Owner of the region: the keeper (memfd). Writers: the directory by the master; segment w by worker w alone.
 Readers: anyone, with relaxed loads; a total is the sum over the segments (Reader in statistics_reader.pyx).
 
-A slot that is given to another object gets a new generation number in the region's table. No one but its writer ever writes to
-a block: statistics_block compares the block's generation with the table's and, when they differ, the worker itself zeroes its block
-first; readers ignore blocks of another generation. So reuse needs no lock and cannot show one object another's numbers.
+A slot that is given to another object gets a new generation number in the region's table. No one but its writer ever
+writes to a block: statistics_block compares the block's generation with the table's and, when they differ, the worker
+itself zeroes its block first; readers ignore blocks of another generation. So reuse needs no lock and cannot show one
+object another's numbers.
 Life of a block: untouched (generation 0) -> current -> [slot reused] -> stale -> renewed by its worker -> current.
 """
 
@@ -62,7 +63,7 @@ cdef enum StatError:              # reasons; order is the layout, append only
     ERROR_METHOD_REFUSED = 19     # CONNECT and the like, 405/501
 
 cdef struct StatBlock:
-    # Writer: one worker. All counters only grow, but in_flight. 1024 bytes, cache-line aligned, no two workers share one.
+    # Writer: one worker. All counters only grow, but in_flight. 1024 bytes; no two workers share a cache line.
     uint64_t requests             # exchanges ended (listener: also those refused before routing)
     uint64_t bytes_in             # from the client (head and body)
     uint64_t bytes_out            # to the client (head and body)
@@ -74,7 +75,7 @@ cdef struct StatBlock:
     uint64_t statuses[64]
     uint64_t errors[24]
     uint32_t octaves[34]          # 1 + index of an octave block of this segment, 0 = none yet
-    uint32_t generation           # of the object these numbers belong to; 0 = nobody's, GENERATION_RENEWING = being zeroed
+    uint32_t generation           # of the object counted here; 0 = nobody's, GENERATION_RENEWING = being zeroed
     uint8_t reserved[116]
 
 cdef struct StatSegment:          # a worker's view of its own segment; fields private to shared/
@@ -107,8 +108,8 @@ cdef inline StatBlock* statistics_block(StatSegment* segment, uint32_t stat_slot
 cdef inline void statistics_latency(StatSegment* segment, StatBlock* block, uint64_t latency_us) noexcept nogil:
     """Counts one latency into the block's histogram: log-linear, at most 1.6 % wide, so 0.8 % off at its middle.
 
-    Octave 0 holds 0..63 us singly, octave k >= 1 holds [2**(k+5), 2**(k+6)) us in 64 steps; beyond 2**39 us (six days) it
-    clamps. After G. Tene's HdrHistogram; octaves get their 512 bytes from the segment's pool when first used.
+    Octave 0 holds 0..63 us singly, octave k >= 1 holds [2**(k+5), 2**(k+6)) us in 64 steps; beyond 2**39 us (six days)
+    it clamps. After G. Tene's HdrHistogram; octaves get their 512 bytes from the segment's pool when first used.
     """
     cdef uint64_t value = latency_us if latency_us < STAT_LATENCY_MAX_US else STAT_LATENCY_MAX_US
     cdef uint32_t octave = 0

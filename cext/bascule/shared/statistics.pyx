@@ -8,7 +8,7 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid
 
 from bascule.shared.atomic cimport (
-    fence_release, load32, load64, store32, store32_release, store64, store64_release, top_bit
+    fence_release, load32, store32, store32_release, store64, top_bit
 )
 from bascule.shared.region cimport Mapping, region_create, region_map, region_unmap
 from bascule.shared.statistics_layout cimport (
@@ -25,8 +25,8 @@ cdef enum:
 
 # ---- status codes ----
 
-# The codes of the IANA registry that occur, and 499 (client gone), which nginx made customary. Their position is the layout:
-# append only, at most 64 with OTHERS. Index 0 counts numbers outside 100..599, index 1..5 other codes of class 1xx..5xx.
+# The codes of the IANA registry that occur, and 499 (client gone), which nginx made customary. Their position is the
+# layout: append only, at most 64. Index 0 counts numbers outside 100..599, index 1..5 other codes of class 1xx..5xx.
 STATUS_CODES = (
     0, 1, 2, 3, 4, 5,
     100, 101, 103,
@@ -165,8 +165,8 @@ def describe(int fault) -> str:
 def create(*, uint32_t workers=64, uint32_t objects=131072) -> int:
     """A new region for `workers` segments and `objects` slots: a close-on-exec memfd, which the caller closes.
 
-    The file is large (24 GiB by default) but sparse; only pages that are written take memory. Raises ValueError for counts
-    out of range and OSError when the kernel refuses.
+    The file is large (24 GiB by default) but sparse; only pages that are written take memory. Raises ValueError for
+    counts out of range and OSError when the kernel refuses.
     """
     cdef RegionHeader header
     cdef Mapping mapping
@@ -233,7 +233,7 @@ cdef class Writer:
             block.connections += connections_open
 
     def repeat(self, uint32_t slot, uint64_t count) -> None:
-        """Accounts `count` exchanges of varying latency in one compiled loop: what the account stage costs, measured."""
+        """Accounts `count` exchanges of varying latency in one compiled loop, for benchmarks."""
         cdef StatBlock* block
         cdef uint64_t i
         with nogil:
@@ -250,5 +250,5 @@ cdef class Writer:
 
 fill_status_index()
 
-from bascule.shared.statistics_directory import Directory, DirectoryFull  # noqa: E402
-from bascule.shared.statistics_reader import LATENCY_BOUNDS_US, ObjectTotals, Reader, SegmentTotals  # noqa: E402
+from bascule.shared.statistics_directory import Directory, DirectoryFull  # no-cython-lint
+from bascule.shared.statistics_reader import LATENCY_BOUNDS_US, ObjectTotals, Reader, SegmentTotals  # no-cython-lint

@@ -1,9 +1,10 @@
 """Which object has which slot of the statistics region: written by the master alone, read again by its successors.
 
-Identities live in an append-only log in the region itself (layout: statistics_layout.pxd), so a new master goes on with the same
-slots. An entry is complete before log_state makes it visible; a master that dies in between has changed nothing.
+Identities live in an append-only log in the region itself (layout: statistics_layout.pxd), so a new master goes on
+with the same slots. An entry is complete before log_state makes it visible; a master that dies in between has changed
+nothing.
 
-Life of a slot: free -> [slot()] live -> [release()] resting -> [reuse delay over, all gauges 0, wanted] live, next generation.
+Life of a slot: free -> [slot()] live -> [release()] resting -> [reuse delay over, gauges 0] live, next generation.
 A slot rests so that exchanges pinned to an older snapshot can end under the old object's number first.
 """
 
@@ -17,7 +18,8 @@ from bascule.shared.atomic cimport load32, load64, store32_release, store64_rele
 from bascule.shared.region cimport Mapping, region_map, region_unmap
 from bascule.shared.statistics cimport STATISTICS_OK, StatBlock
 from bascule.shared.statistics_layout cimport (
-    GENERATION_RENEWING, KIND_COUNT, LOG_ADD, LOG_RELEASE, LogEntry, RegionHeader, RegionLayout, SegmentHeader, check_region
+    GENERATION_RENEWING, KIND_COUNT, LOG_ADD, LOG_RELEASE, LogEntry, RegionHeader, RegionLayout, SegmentHeader,
+    check_region
 )
 
 from bascule.shared.region import RegionError
@@ -67,7 +69,7 @@ cdef class Directory:
         return sum(map(len, self.kinds))
 
     def slot(self, str kind not None, str id not None) -> int:
-        """The object's slot, a new one if it has none yet. Raises ValueError for an unknown kind, DirectoryFull."""
+        """The object's slot, a new one if it has none yet. Raises DirectoryFull, and ValueError for an unknown kind."""
         cdef object number = KIND_NUMBERS.get(kind)
         if number is None:
             raise ValueError(f"unknown kind {kind!r}: use listener, frontend, backend or server")
@@ -90,7 +92,7 @@ cdef class Directory:
         return slot
 
     def release(self, str kind not None, str id not None) -> None:
-        """The object is gone: its numbers vanish from the readers' lists, its slot rests. Raises KeyError if unknown."""
+        """The object is gone: its numbers vanish from the readers' lists, its slot rests. KeyError if unknown."""
         number = KIND_NUMBERS.get(kind)
         if number is None or id not in self.kinds[number]:
             raise KeyError(f"no {kind} {id!r} in the statistics directory")
@@ -114,7 +116,7 @@ cdef class Directory:
         return sorted(rows, key=lambda row: row[2])
 
     cdef int adopt(self) except -1:
-        """Replays the log of earlier masters. Their released slots start to rest anew, for how long they did is unknown."""
+        """Replays the log of earlier masters. Their released slots rest anew: for how long they did is unknown."""
         cdef uint64_t state = load64(&self.header.log_state)
         cdef const uint8_t* half
         cdef const LogEntry* entry
@@ -164,8 +166,8 @@ cdef class Directory:
             if self.quiet(resting):
                 del self.resting[i]
                 return resting
-        raise DirectoryFull(f"all {self.header.objects} statistics slots are taken: restart with a larger region, or remove"
-                            " listeners, frontends, backends or servers")
+        raise DirectoryFull(f"all {self.header.objects} statistics slots are taken: restart with a larger region, or"
+                            " remove listeners, frontends, backends or servers")
 
     cdef bint quiet(self, uint32_t slot):
         """Whether no worker has anything in flight or open under the slot's last generation."""
@@ -193,7 +195,8 @@ cdef class Directory:
         if self.used + entry_size(length) > self.layout.log_size:
             self.compact()
             if self.used + entry_size(length) > self.layout.log_size:
-                raise DirectoryFull("the statistics directory's log is full: restart with a larger region or use shorter ids")
+                raise DirectoryFull("the statistics directory's log is full: restart with a larger region, or use"
+                                    " shorter ids")
         write_entry(self.half(), &self.used, kind, operation, slot, generation, text, length)
         self.commit()
         return 0

@@ -1,16 +1,17 @@
 """Where everything lies in the statistics region. Overview: statistics.pxd.
 
-    offset                     bytes                     writer       what
-    0                          4096                      creator, directory (log_state)   RegionHeader
-    4096                       workers * 128             worker w     SegmentHeader[w]
-    generations_offset         objects * 4               directory    generation of the object now in each slot, 0 = never used
-    log_offset[0], [1]         objects * 128 each        directory    identities: LogEntry, bytes of the id, padding to 4
-    segments_offset + w * segment_stride                 worker w     segment of worker w:
-      + 0                      objects / 8               .            touched bitmap
-      + blocks_offset          (objects + 1) * 1024      .            StatBlock
-      + octaves_offset         octave_blocks * 512       .            histogram counters, uint64
-All parts start on a page. The log is append-only in one half; when that is full, the live part is copied to the other half and
-log_state, one word that holds the epoch (its parity names the half) and the bytes in use, moves over in one store.
+    offset                bytes                 writer     what
+    0                     4096                  creator    RegionHeader (log_state: the directory)
+    4096                  workers * 128         worker w   SegmentHeader[w]
+    generations_offset    objects * 4           directory  generation of the object now in each slot, 0 = never used
+    log_offset[0], [1]    objects * 128 each    directory  identities: LogEntry, bytes of the id, padding to 4
+    segments_offset + w * segment_stride        worker w   segment of worker w:
+      + 0                 objects / 8           .          touched bitmap
+      + blocks_offset     (objects + 1) * 1024  .          StatBlock
+      + octaves_offset    octave_blocks * 512   .          histogram counters, uint64
+All parts start on a page. The log is append-only in one half; when that is full, the live part is copied to the other
+half and log_state, one word that holds the epoch (its parity names the half) and the bytes in use, moves over in one
+store.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t

@@ -27,9 +27,9 @@ cdef enum:
 cdef tuple KIND_NAMES = ("", "listener", "frontend", "backend", "server")
 # Index = StatError, without ERROR_NONE.
 cdef tuple ERROR_NAMES = (
-    "none", "bad_request", "request_timeout", "too_large", "no_route", "no_server", "rate_limited", "concurrency_limited",
-    "connect_failed", "connect_timeout", "response_timeout", "bad_response", "server_closed", "response_cut", "client_gone",
-    "client_slow", "overload", "exchange_timeout", "retried", "method_refused",
+    "none", "bad_request", "request_timeout", "too_large", "no_route", "no_server", "rate_limited",
+    "concurrency_limited", "connect_failed", "connect_timeout", "response_timeout", "bad_response", "server_closed",
+    "response_cut", "client_gone", "client_slow", "overload", "exchange_timeout", "retried", "method_refused",
 )
 # Upper bounds (us) of the coarse histogram; the fine buckets are far narrower than the distance between two of them.
 LATENCY_BOUNDS_US = (
@@ -58,7 +58,7 @@ cdef struct Sum:
 
 
 cdef class ObjectTotals:
-    """The numbers of one object, summed over the workers, since its slot was given to it. Latencies are in microseconds."""
+    """One object's numbers, summed over the workers, since its slot was given to it; latencies in microseconds."""
 
     cdef readonly str kind
     cdef readonly str id
@@ -161,7 +161,7 @@ cdef inline uint64_t rank_of(double quantile, uint64_t count) noexcept nogil:
 
 
 cdef void summarise(const Sum* total, uint64_t* values, uint64_t* cumulative) noexcept nogil:
-    """The values at the five quantiles and the maximum, and the counts up to each bound, in one pass over the buckets."""
+    """The values at five quantiles and the maximum, and the counts up to each bound, in one pass over the buckets."""
     cdef double quantiles[5]
     cdef uint64_t ranks[6]
     cdef uint64_t seen = 0, middle
@@ -294,7 +294,7 @@ cdef class Reader:
         return totals_of(&total, slot, kind, id, self.codes)
 
     cdef int refresh(self) except -1:
-        """Reads what the directory's log has gained; from the start when it was compacted, again when that happens meanwhile."""
+        """Reads what the directory's log has gained; from the start, and again, when it was compacted meanwhile."""
         cdef uint64_t state
         while True:
             state = load64_acquire(&self.header.log_state)

@@ -80,9 +80,10 @@ def _record(
             problems.append(Problem(path=(*path, str(name)), message=f"unknown field {str(name)!r}", remedy=remedy))
             continue
         before = len(problems)
-        values[name] = _value(field, value, (*path, name), problems)
-        if len(problems) > before and field.shape != "dict":
-            del values[name]
+        decoded = _value(field, value, (*path, name), problems)
+        if len(problems) == before or field.shape == "dict" or (field.shape == "one" and decoded is not None):
+            values[name] = decoded
+        else:
             broken = broken or field.required or cls.__struct_config__.tag is not None
     for name, field in fields.items():
         if field.required and name not in raw:

@@ -63,8 +63,8 @@ _COMMON = (
     Option(
         ("--state",),
         "DIR",
-        "Directory of the admin socket and the pid file. Default: $RUNTIME_DIRECTORY (of systemd), else "
-        "/run/NAME for root and $XDG_RUNTIME_DIR/NAME for others; NAME is bascule, or bascule-proxy-ADDRESS of a proxy.",
+        "Directory of the admin socket and the pid file. Default: $RUNTIME_DIRECTORY (of systemd), else /run/NAME "
+        "for root and $XDG_RUNTIME_DIR/NAME for others; NAME is bascule, or bascule-proxy-ADDRESS of a proxy.",
         kind=PATH,
     ),
     Option(

@@ -3,8 +3,8 @@
 import re
 from typing import Final
 
-DURATION_PATTERN: Final = r"^(?:[0-9]{1,9}(?:\.[0-9]{1,6})?(?:us|ms|s|m|h|d))+$"
-SIZE_PATTERN: Final = r"^[0-9]{1,15}(?:B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)?$"
+DURATION_PATTERN: Final = r"^(?:[0-9]{1,9}(?:\.[0-9]{1,6})?(?:us|ms|s|m|h|d))+\Z"
+SIZE_PATTERN: Final = r"^[0-9]{1,15}(?:B|kB|KB|MB|GB|TB|KiB|MiB|GiB|TiB)?\Z"
 
 _NANOSECONDS: Final = {
     "us": 1_000,
@@ -29,7 +29,7 @@ _BYTES: Final = {
 }
 _DURATION: Final = re.compile(DURATION_PATTERN)
 _DURATION_PART: Final = re.compile(r"([0-9]+)(?:\.([0-9]+))?(us|ms|s|m|h|d)")
-_SIZE: Final = re.compile(r"^([0-9]{1,15})([A-Za-z]*)$")
+_SIZE: Final = re.compile(r"^([0-9]{1,15})([A-Za-z]*)\Z")
 
 
 def duration_ns(text: str) -> int:

@@ -9,12 +9,12 @@ def describe(fault: int) -> str:
 def create(size_bytes: int = 67108864, *, seed: bytes | None = None) -> int:
     """A new region of `size_bytes` (1 MiB to 1 TiB): a sparse close-on-exec memfd, which the caller closes.
 
-    64 MiB hold three million rate keys whose time has not passed and 65,536 concurrency keys in flight. `seed` (16 bytes) is
-    random when not given. Raises ValueError for a size out of range.
+    64 MiB hold three million rate keys whose time has not passed and 65,536 concurrency keys in flight. `seed` (16
+    bytes) is random when not given. Raises ValueError for a size out of range.
     """
 
 def rate(requests: int, period_ns: int, burst: int = 0) -> tuple[int, int, int, int]:
-    """The GCRA parameters (interval_ns, tolerance_ns, requests, period_s) of `requests` a period with bursts of `burst`.
+    """GCRA parameters (interval_ns, tolerance_ns, requests, period_s) of `requests` a period, bursts of `burst`.
 
     A `burst` of 0 means as many as `requests`. Raises ValueError when nothing could ever pass.
     """
@@ -76,7 +76,7 @@ class LimitTable:
 
     @property
     def live_evictions(self) -> int:
-        """Keys this worker number made the table forget before their time had passed; more than none asks for a larger one."""
+        """Keys this worker number made the table forget before their time had passed: not 0 asks for more room."""
 
     @property
     def uncounted(self) -> int:

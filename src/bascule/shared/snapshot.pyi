@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing_extensions import Buffer
 
 class SnapshotError(ValueError):
-    """The bytes are no snapshot image this version can read; `code` is the SnapshotFault, the text says what and where."""
+    """The bytes are no image this version can read; `code` is the SnapshotFault, the text says what and where."""
 
     code: int
     def __init__(self, code: int, message: str) -> None: ...
@@ -30,4 +30,4 @@ def make_memfd(data: Buffer) -> int:
     """A new close-on-exec memfd that holds `data` and can never change again; the caller closes it."""
 
 def is_sealed(fd: int) -> bool:
-    """Whether the descriptor's bytes can no longer change: what may be mapped without fear of SIGBUS or of a second look."""
+    """Whether the descriptor's bytes can no longer change, so that a mapping needs no second look."""

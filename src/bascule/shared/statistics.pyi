@@ -11,7 +11,7 @@ from bascule.shared.statistics_reader import Reader as Reader
 from bascule.shared.statistics_reader import SegmentTotals as SegmentTotals
 
 STATUS_CODES: tuple[int, ...]
-"""The status codes counted singly, by their index in a block; 1 to 5 stand for other codes of that class, 0 for no HTTP code."""
+"""The codes counted singly, by index in a block; 1 to 5 stand for other codes of that class, 0 for no HTTP code."""
 
 def describe(fault: int) -> str:
     """What a StatisticsFault returned by statistics_open means, in words."""
@@ -19,8 +19,8 @@ def describe(fault: int) -> str:
 def create(*, workers: int = 64, objects: int = 131072) -> int:
     """A new region for `workers` segments and `objects` slots: a close-on-exec memfd, which the caller closes.
 
-    The file is large (24 GiB by default) but sparse; only pages that are written take memory. Raises ValueError for counts
-    out of range and OSError when the kernel refuses.
+    The file is large (24 GiB by default) but sparse; only pages that are written take memory. Raises ValueError for
+    counts out of range and OSError when the kernel refuses.
     """
 
 @final
@@ -49,4 +49,4 @@ class Writer:
         """Adds to the gauges; a positive number of connections also counts as connections made."""
 
     def repeat(self, slot: int, count: int) -> None:
-        """Accounts `count` exchanges of varying latency in one compiled loop: what the account stage costs, measured."""
+        """Accounts `count` exchanges of varying latency in one compiled loop, for benchmarks."""

@@ -18,10 +18,10 @@ class Directory:
 
     def __len__(self) -> int: ...
     def slot(self, kind: str, id: str) -> int:
-        """The object's slot, a new one if it has none yet. Raises ValueError for an unknown kind, DirectoryFull."""
+        """The object's slot, a new one if it has none yet. Raises DirectoryFull, and ValueError for an unknown kind."""
 
     def release(self, kind: str, id: str) -> None:
-        """The object is gone: its numbers vanish from the readers' lists, its slot rests. Raises KeyError if unknown."""
+        """The object is gone: its numbers vanish from the readers' lists, its slot rests. KeyError if unknown."""
 
     def retain(self, wanted: Iterable[tuple[str, str]]) -> int:
         """Releases every object that is not in `wanted`, an iterable of (kind, id); returns how many."""

@@ -7,7 +7,7 @@ LATENCY_BOUNDS_US: tuple[int, ...]
 
 @final
 class ObjectTotals:
-    """The numbers of one object, summed over the workers, since its slot was given to it. Latencies are in microseconds."""
+    """One object's numbers, summed over the workers, since its slot was given to it; latencies in microseconds."""
 
     kind: str
     id: str

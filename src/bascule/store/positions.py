@@ -5,6 +5,7 @@ and quoted keys, multi-line strings and multi-line values (TOML 1.0.0); a key in
 the table's own key.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -102,12 +103,13 @@ def json_positions(text: str) -> Positions:
         piece = match[0]
         if piece == "\n":
             number += 1
-        elif piece in "{[":
+            continue
+        if open_brackets and open_brackets[-1] == "[" and piece not in ",]":
+            lines.setdefault(tuple(path), number)
+        if piece in "{[":
             open_brackets.append(piece)
             path.append("0")
             expect_key = piece == "{"
-            if piece == "[":
-                lines.setdefault(tuple(path), number)
         elif piece in "}]":
             if open_brackets:
                 open_brackets.pop()
@@ -117,9 +119,8 @@ def json_positions(text: str) -> Positions:
             expect_key = bool(open_brackets) and open_brackets[-1] == "{"
             if open_brackets and not expect_key:
                 path[-1] = str(int(path[-1]) + 1)
-                lines.setdefault(tuple(path), number)
         elif expect_key and piece[0] == '"':
-            path[-1] = match[1]
+            path[-1] = json.loads(piece) if "\\" in piece else match[1]
             place = tuple(path)
             if place in lines:
                 duplicates.append((place, number))

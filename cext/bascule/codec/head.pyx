@@ -1,0 +1,430 @@
+"""See head.pxd. RFC 9112 sections 2-7, RFC 9110 section 7.6.1 for Connection."""
+
+from bascule.codec.llhttp cimport (
+    HPE_OK,
+    HPE_PAUSED,
+    LLHTTP_REQUEST,
+    LLHTTP_RESPONSE,
+    LlhttpTable,
+    llhttp_settings_t,
+    llhttp_t,
+    llhttp_table,
+)
+from bascule.engine.memory cimport Buf, slab_get
+from bascule.engine.system cimport likely, memmove, memcpy, unlikely
+from bascule.engine.types cimport (
+    EXTENSIONS_MAX,
+    HEADER_CONNECTION,
+    HEADER_CONTENT_LENGTH,
+    HEADER_EXPECT,
+    HEADER_FORWARDED,
+    HEADER_HOST,
+    HEADER_KEEP_ALIVE,
+    HEADER_OTHER,
+    HEADER_PROXY_AUTHENTICATE,
+    HEADER_PROXY_CONNECTION,
+    HEADER_TE,
+    HEADER_TRAILER,
+    HEADER_TRANSFER_ENCODING,
+    HEADER_UPGRADE,
+    HEADER_VIA,
+    HEADER_X_FORWARDED_FOR,
+    HEADER_X_FORWARDED_HOST,
+    HEADER_X_FORWARDED_PROTO,
+    HEADER_X_REQUEST_ID,
+    HEADERS_MAX,
+    TRAILERS_MAX,
+)
+
+cdef llhttp_settings_t head_settings
+cdef llhttp_settings_t body_settings
+cdef LlhttpTable* parser_table
+
+cdef enum:
+    ABORT = -1                    # any value llhttp does not know stops it
+
+
+# ---- callbacks while a head is read (parser.data is the Head) -----------------------------------------------------------
+cdef int on_url(llhttp_t* parser, const char* at, size_t length) noexcept nogil:
+    cdef Head* head = <Head*>parser.data
+    if head.url_length == 0:
+        head.url = <uint32_t>(at - head.base)
+    head.url_length += <uint32_t>length
+    return 0
+
+
+cdef int on_field(llhttp_t* parser, const char* at, size_t length) noexcept nogil:
+    # A name may come in pieces, but pieces are contiguous: the head stays in one buffer while it is read.
+    cdef Head* head = <Head*>parser.data
+    cdef uint32_t offset = <uint32_t>(at - head.base)
+    cdef Header* header
+    if head.count > 0 and not head.in_value:
+        header = &head.headers[head.count - 1]
+        if header.name + header.name_length == offset:
+            header.name_length += <uint16_t>length
+            return 0
+    if unlikely(head.count == HEADERS_MAX):
+        head.error = <uint8_t>(-HEAD_TOO_MANY)
+        return ABORT
+    header = &head.headers[head.count]
+    head.count += 1
+    header.name = offset
+    header.name_length = <uint16_t>length
+    header.value = offset
+    header.value_length = 0
+    header.dropped = 0
+    head.in_value = False
+    return 0
+
+
+cdef int on_value(llhttp_t* parser, const char* at, size_t length) noexcept nogil:
+    cdef Head* head = <Head*>parser.data
+    cdef Header* header = &head.headers[head.count - 1]
+    if not head.in_value:
+        header.value = <uint32_t>(at - head.base)
+        header.value_length = <uint16_t>length
+        head.in_value = True
+    else:
+        header.value_length = <uint16_t>(at + length - head.base - header.value)
+    return 0
+
+
+cdef int on_value_complete(llhttp_t* parser) noexcept nogil:
+    (<Head*>parser.data).in_value = True
+    return 0
+
+
+cdef int on_pause(llhttp_t* parser) noexcept nogil:
+    return HPE_PAUSED
+
+
+# ---- callbacks while a chunked body is read (parser.data is the Direction) ------------------------------------------------
+cdef int on_body(llhttp_t* parser, const char* at, size_t length) noexcept nogil:
+    # Decoded bytes of one read are moved together, so that they leave as one chunk; a single chunk is not moved at all.
+    cdef Direction* direction = <Direction*>parser.data
+    if direction.body_length == 0:
+        direction.body_data = <char*>at
+    elif direction.body_data + direction.body_length != at:
+        memmove(direction.body_data + direction.body_length, at, length)
+    direction.body_length += <uint32_t>length
+    return 0
+
+
+cdef int on_extension(llhttp_t* parser, const char* at, size_t length) noexcept nogil:
+    cdef Direction* direction = <Direction*>parser.data
+    direction.extension_bytes += <uint32_t>length
+    if direction.extension_bytes > EXTENSIONS_MAX:
+        return ABORT
+    return 0
+
+
+cdef int trailer_append(Direction* direction, const char* at, size_t length) noexcept nogil:
+    cdef Buf* buf = direction.trailers
+    if buf == NULL:
+        buf = <Buf*>slab_get(direction.bufs)
+        if buf == NULL:
+            return ABORT
+        buf.next = NULL
+        buf.start = 0
+        buf.end = 0
+        direction.trailers = buf
+    if buf.end + length > TRAILERS_MAX:
+        return ABORT
+    memcpy(buf.data + buf.end, at, length)
+    buf.end += <uint32_t>length
+    return 0
+
+
+cdef int on_trailer_field(llhttp_t* parser, const char* at, size_t length) noexcept nogil:
+    return trailer_append(<Direction*>parser.data, at, length)
+
+
+cdef int on_trailer_field_complete(llhttp_t* parser) noexcept nogil:
+    return trailer_append(<Direction*>parser.data, b": ", 2)
+
+
+cdef int on_trailer_value(llhttp_t* parser, const char* at, size_t length) noexcept nogil:
+    return trailer_append(<Direction*>parser.data, at, length)
+
+
+cdef int on_trailer_value_complete(llhttp_t* parser) noexcept nogil:
+    return trailer_append(<Direction*>parser.data, b"\r\n", 2)
+
+
+cdef int on_message_complete(llhttp_t* parser) noexcept nogil:
+    (<Direction*>parser.data).body_complete = True
+    return HPE_PAUSED
+
+
+cdef void heads_bind() noexcept nogil:
+    """Fills the callback tables; after llhttp_bind."""
+    global parser_table
+    parser_table = llhttp_table()
+    parser_table.settings_init(&head_settings)
+    head_settings.on_url = on_url
+    head_settings.on_header_field = on_field
+    head_settings.on_header_value = on_value
+    head_settings.on_header_value_complete = on_value_complete
+    head_settings.on_headers_complete = on_pause
+    parser_table.settings_init(&body_settings)
+    body_settings.on_body = on_body
+    body_settings.on_chunk_extension_name = on_extension
+    body_settings.on_chunk_extension_value = on_extension
+    body_settings.on_header_field = on_trailer_field
+    body_settings.on_header_field_complete = on_trailer_field_complete
+    body_settings.on_header_value = on_trailer_value
+    body_settings.on_header_value_complete = on_trailer_value_complete
+    body_settings.on_message_complete = on_message_complete
+
+
+# ---- feeding -----------------------------------------------------------------------------------------------------------
+cdef void head_begin(Direction* direction, Head* head, bint response) noexcept nogil:
+    parser_table.init(&direction.parser, LLHTTP_RESPONSE if response else LLHTTP_REQUEST, &head_settings)
+    direction.parser.data = head
+    head.length = 0
+    head.count = 0
+    head.url_length = 0
+    head.error = 0
+    head.in_value = False
+
+
+cdef int head_feed(Direction* direction, Head* head, const char* base, uint32_t start, uint32_t end) noexcept nogil:
+    """Parses bytes [start, end) of `base`; earlier bytes of the head were fed before. `base` must not move meanwhile."""
+    cdef int error
+    head.base = base
+    error = parser_table.execute(&direction.parser, base + start, end - start)
+    if likely(error == HPE_PAUSED):
+        head.length = <uint32_t>(direction.parser.error_pos - base)
+        return HEAD_COMPLETE
+    if error == HPE_OK:
+        return HEAD_MORE
+    return HEAD_TOO_MANY if head.error else HEAD_BAD
+
+
+cdef void body_begin_chunked(Direction* direction) noexcept nogil:
+    direction.parser.settings = &body_settings
+    direction.parser.data = direction
+    direction.extension_bytes = 0
+    direction.body_complete = False
+    parser_table.resume(&direction.parser)
+
+
+cdef int body_feed_chunked(Direction* direction, char* data, uint32_t length, uint32_t* consumed) noexcept nogil:
+    """Decodes in place: the decoded bytes are body_data[0 : body_length]. `consumed` < length only when complete."""
+    cdef int error
+    direction.body_length = 0
+    direction.body_data = data
+    error = parser_table.execute(&direction.parser, data, length)
+    if error == HPE_OK:
+        consumed[0] = length
+        return BODY_MORE
+    if error == HPE_PAUSED and direction.body_complete:
+        consumed[0] = <uint32_t>(direction.parser.error_pos - data)
+        return BODY_COMPLETE
+    return BODY_BAD
+
+
+# ---- tokens ------------------------------------------------------------------------------------------------------------
+cdef bint same_token(const char* a, uint32_t a_length, const char* lower, uint32_t lower_length) noexcept nogil:
+    """Case-insensitive equality with a lower-case token of letters and hyphens."""
+    cdef uint32_t i
+    if a_length != lower_length:
+        return False
+    for i in range(a_length):
+        if (a[i] | 0x20) != lower[i]:
+            return False
+    return True
+
+
+cdef bint list_has_token(const char* list, uint32_t length, const char* lower, uint32_t lower_length) noexcept nogil:
+    cdef uint32_t i = 0
+    cdef uint32_t start, end
+    while i < length:
+        start = i
+        while i < length and list[i] != c",":
+            i += 1
+        end = i
+        i += 1
+        while start < end and (list[start] == c" " or list[start] == c"\t"):
+            start += 1
+        while end > start and (list[end - 1] == c" " or list[end - 1] == c"\t"):
+            end -= 1
+        if same_token(list + start, end - start, lower, lower_length):
+            return True
+    return False
+
+
+cdef uint8_t header_id(const char* name, uint16_t length) noexcept nogil:
+    if length == 4:
+        return HEADER_HOST if same_token(name, 4, b"host", 4) else HEADER_OTHER
+    if length == 10:
+        if same_token(name, 10, b"connection", 10):
+            return HEADER_CONNECTION
+        return HEADER_KEEP_ALIVE if same_token(name, 10, b"keep-alive", 10) else HEADER_OTHER
+    if length == 14:
+        return HEADER_CONTENT_LENGTH if same_token(name, 14, b"content-length", 14) else HEADER_OTHER
+    if length == 17:
+        if same_token(name, 17, b"transfer-encoding", 17):
+            return HEADER_TRANSFER_ENCODING
+        return HEADER_X_FORWARDED_PROTO if same_token(name, 17, b"x-forwarded-proto", 17) else HEADER_OTHER
+    if length == 7:
+        if same_token(name, 7, b"upgrade", 7):
+            return HEADER_UPGRADE
+        return HEADER_TRAILER if same_token(name, 7, b"trailer", 7) else HEADER_OTHER
+    if length == 16:
+        if same_token(name, 16, b"x-forwarded-host", 16):
+            return HEADER_X_FORWARDED_HOST
+        return HEADER_PROXY_CONNECTION if same_token(name, 16, b"proxy-connection", 16) else HEADER_OTHER
+    if length == 15:
+        return HEADER_X_FORWARDED_FOR if same_token(name, 15, b"x-forwarded-for", 15) else HEADER_OTHER
+    if length == 6:
+        return HEADER_EXPECT if same_token(name, 6, b"expect", 6) else HEADER_OTHER
+    if length == 9:
+        return HEADER_FORWARDED if same_token(name, 9, b"forwarded", 9) else HEADER_OTHER
+    if length == 12:
+        return HEADER_X_REQUEST_ID if same_token(name, 12, b"x-request-id", 12) else HEADER_OTHER
+    if length == 2:
+        return HEADER_TE if same_token(name, 2, b"te", 2) else HEADER_OTHER
+    if length == 3:
+        return HEADER_VIA if same_token(name, 3, b"via", 3) else HEADER_OTHER
+    if length == 5:
+        # "Proxy" would become HTTP_PROXY in CGI programs behind us (CVE-2016-5385): dropped like a hop-by-hop header.
+        return HEADER_PROXY_CONNECTION if same_token(name, 5, b"proxy", 5) else HEADER_OTHER
+    if length == 18:
+        return HEADER_PROXY_AUTHENTICATE if same_token(name, 18, b"proxy-authenticate", 18) else HEADER_OTHER
+    return HEADER_OTHER
+
+
+# ---- semantics ---------------------------------------------------------------------------------------------------------
+cdef bint parse_length(const char* text, uint32_t length, uint64_t* value) noexcept nogil:
+    """Digits only: no sign, no space, no list (RFC 9112 section 6.3, peers.md 4.3)."""
+    cdef uint64_t total = 0
+    cdef uint32_t i
+    if length == 0 or length > 18:
+        return False
+    for i in range(length):
+        if text[i] < c"0" or text[i] > c"9":
+            return False
+        total = total * 10 + <uint64_t>(text[i] - c"0")
+    value[0] = total
+    return True
+
+
+cdef bint is_protected(const char* name, uint32_t length, uint8_t id) noexcept nogil:
+    # A client must not be able to remove these by naming them in Connection (Traefik CVE-2021-32813, CVE-2024-45410).
+    if id != HEADER_OTHER:
+        return True
+    return same_token(name, length, b"authorization", 13) or same_token(name, length, b"cookie", 6)
+
+
+cdef void drop_named(Head* head, const Header* connection) noexcept nogil:
+    cdef const char* list = head.base + connection.value
+    cdef uint32_t length = connection.value_length
+    cdef uint32_t i = 0
+    cdef uint32_t start, end, h, k
+    cdef Header* header
+    cdef const char* name
+    while i < length:
+        start = i
+        while i < length and list[i] != c",":
+            i += 1
+        end = i
+        i += 1
+        while start < end and (list[start] == c" " or list[start] == c"\t"):
+            start += 1
+        while end > start and (list[end - 1] == c" " or list[end - 1] == c"\t"):
+            end -= 1
+        if end == start or same_token(list + start, end - start, b"close", 5) \
+                or same_token(list + start, end - start, b"keep-alive", 10):
+            continue
+        for h in range(head.count):
+            header = &head.headers[h]
+            if header.name_length != end - start:
+                continue
+            name = head.base + header.name
+            for k in range(header.name_length):
+                if (name[k] | 0x20) != (list[start + k] | 0x20):
+                    break
+            else:
+                if not is_protected(name, header.name_length, header.id):
+                    header.dropped = 1
+
+
+cdef inline void trim(Head* head, Header* header) noexcept nogil:
+    cdef const char* value = head.base + header.value
+    while header.value_length and (value[header.value_length - 1] == c" " or value[header.value_length - 1] == c"\t"):
+        header.value_length -= 1
+
+
+cdef void head_semantics(Head* head, bint http_10, bint response, Semantics* s) noexcept nogil:
+    """Classifies every header, marks what is not forwarded, and decides the framing.
+
+    Trailing white space is cut from every value. Order: Connection-named headers are struck here, before any header of ours is added.
+    """
+    cdef uint32_t i
+    cdef uint32_t lengths = 0
+    cdef uint32_t codings = 0
+    cdef uint32_t connections = 0
+    cdef Header* header
+    cdef const char* value
+    s.fault = FAULT_NONE
+    s.host_count = 0
+    s.chunked = s.has_length = s.close = s.keep_alive = s.connection_upgrade = s.te_trailers = False
+    s.content_length = 0
+    s.host = s.upgrade = s.expect = s.connection = -1
+    for i in range(head.count):
+        header = &head.headers[i]
+        header.id = header_id(head.base + header.name, header.name_length)
+        trim(head, header)
+        if likely(header.id == HEADER_OTHER):
+            continue
+        value = head.base + header.value
+        if header.id == HEADER_HOST:
+            if s.host_count < 255:
+                s.host_count += 1
+            s.host = <int>i
+        elif header.id == HEADER_CONTENT_LENGTH:
+            lengths += 1
+            header.dropped = 1
+            s.has_length = True
+            if not parse_length(value, header.value_length, &s.content_length):
+                s.fault = FAULT_LENGTH_INVALID
+        elif header.id == HEADER_TRANSFER_ENCODING:
+            codings += 1
+            header.dropped = 1
+            if same_token(value, header.value_length, b"chunked", 7):
+                s.chunked = True
+            else:
+                s.fault = FAULT_CODING_UNKNOWN
+        elif header.id == HEADER_CONNECTION:
+            connections += 1
+            header.dropped = 1
+            if s.connection < 0:
+                s.connection = <int>i
+            s.close = s.close or list_has_token(value, header.value_length, b"close", 5)
+            s.keep_alive = s.keep_alive or list_has_token(value, header.value_length, b"keep-alive", 10)
+            s.connection_upgrade = s.connection_upgrade or list_has_token(value, header.value_length, b"upgrade", 7)
+        elif header.id == HEADER_UPGRADE:
+            header.dropped = 1
+            s.upgrade = <int>i
+        elif header.id == HEADER_TE:
+            header.dropped = 1
+            s.te_trailers = s.te_trailers or list_has_token(value, header.value_length, b"trailers", 8)
+        elif header.id == HEADER_EXPECT:
+            s.expect = <int>i
+        elif header.id == HEADER_KEEP_ALIVE or header.id == HEADER_PROXY_CONNECTION:
+            header.dropped = 1
+        elif header.id == HEADER_PROXY_AUTHENTICATE:
+            header.dropped = not response
+    if unlikely(connections > 0):
+        for i in range(<uint32_t>s.connection, head.count):
+            if head.headers[i].id == HEADER_CONNECTION:
+                drop_named(head, &head.headers[i])
+    if s.fault != FAULT_NONE:
+        return
+    if lengths > 1 or codings > 1:
+        s.fault = FAULT_LENGTH_REPEATED
+    elif codings and lengths:
+        s.fault = FAULT_LENGTH_AND_CODING
+    elif codings and http_10:
+        s.fault = FAULT_CODING_IN_10

@@ -1,0 +1,323 @@
+"""The engine as the worker's Python sees it. Docstrings: src/bascule/engine/engine.pyi."""
+
+from libc.errno cimport errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport strerror
+
+from bascule.codec.head cimport heads_bind
+from bascule.codec.llhttp cimport llhttp_bind
+from bascule.engine.connection cimport conn_close, conn_timeout, graveyard_bury
+from bascule.engine.listeners cimport (
+    listener_find,
+    listener_lend,
+    listener_take_back,
+    listeners_adopt,
+    listeners_close,
+    listeners_destroy,
+)
+from bascule.engine.loop cimport engine_arm, engine_clock, engine_turn
+from bascule.engine.memory cimport BUF_BYTES, BUF_RESERVE, Buf, slab_destroy, slab_init
+from bascule.engine.system cimport (
+    CLOCK_MONOTONIC,
+    EPOLL_CLOEXEC,
+    EPOLL_CTL_ADD,
+    EPOLLIN,
+    MAP_FAILED,
+    MAP_SHARED,
+    PROT_READ,
+    PROT_WRITE,
+    TFD_CLOEXEC,
+    TFD_NONBLOCK,
+    close,
+    dup,
+    epoll_create1,
+    epoll_ctl,
+    epoll_event,
+    getrandom,
+    mmap,
+    munmap,
+    timerfd_create,
+)
+from bascule.engine.timers cimport TIMER_IDLE, TIMER_RESUME, timer_init, wheel_init
+from bascule.engine.types cimport (
+    CLIENT_IDLE,
+    RUNTIME_PAGE,
+    RUNTIME_PAGES,
+    SCRATCH_BYTES,
+    SOURCE_TIMER,
+    AccessLog,
+    Conn,
+    Engine as CEngine,
+    Exchange,
+    ListenerRuntime,
+    ServerRuntime,
+    Slot,
+    Source,
+)
+from bascule.request.exchange cimport drain_delay_ms, exchange_gone, snapshot_unpin
+from bascule.request.s9_account cimport access_log_flush
+from bascule.routing.match cimport RouteTable, route_table_close, route_table_open
+from bascule.shared.limits cimport limits_open
+from bascule.shared.snapshot cimport Snapshot, snapshot_open
+from bascule.shared.statistics cimport statistics_open
+
+import os
+
+cdef enum:
+    COMPOSE_BYTES = BUF_BYTES + 8192
+
+
+class EngineError(RuntimeError):
+    """The engine cannot start or adopt; the message says why."""
+
+
+cdef object map_region(int fd, str what, uint8_t** base, uint64_t* size):
+    cdef void* mapped
+    size[0] = os.fstat(fd).st_size
+    mapped = mmap(NULL, size[0], PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+    if mapped == MAP_FAILED:
+        raise EngineError(f"cannot map the {what} region: {os.strerror(errno)}")
+    base[0] = <uint8_t*>mapped
+
+
+cdef class Engine:
+    cdef CEngine* c
+    cdef uint8_t* statistics_base
+    cdef uint64_t statistics_size
+    cdef uint8_t* limits_base
+    cdef uint64_t limits_size
+
+    def __cinit__(self):
+        self.c = <CEngine*>calloc(1, sizeof(CEngine))
+        if self.c == NULL:
+            raise MemoryError
+        self.c.epoll_fd = -1
+        self.c.timer_fd = -1
+
+    def __init__(self, *, int worker, int statistics_fd, int limits_fd=-1, uint64_t buffer_bytes_max=268435456,
+                 int access_log_fd=-1):
+        cdef CEngine* c = self.c
+        cdef int result
+        if c.epoll_fd >= 0:
+            raise EngineError("already started")
+        llhttp_bind()
+        heads_bind()
+        c.worker = <uint32_t>worker
+        map_region(statistics_fd, "statistics", &self.statistics_base, &self.statistics_size)
+        result = statistics_open(&c.statistics, self.statistics_base, self.statistics_size, c.worker)
+        if result != 0:
+            raise EngineError(f"the statistics region is not one this version knows (error {result})")
+        if limits_fd >= 0:
+            map_region(limits_fd, "limits", &self.limits_base, &self.limits_size)
+            result = limits_open(&c.limits, self.limits_base, self.limits_size, c.worker)
+            if result != 0:
+                raise EngineError(f"the limits region is not one this version knows (error {result})")
+            c.limits_on = True
+        self.start(buffer_bytes_max)
+        if access_log_fd >= 0:
+            self.log_to(access_log_fd)
+
+    cdef start(self, uint64_t buffer_bytes_max):
+        cdef CEngine* c = self.c
+        cdef epoll_event event
+        slab_init(&c.conns, sizeof(Conn), 256, 0)
+        slab_init(&c.exchanges, sizeof(Exchange), 32, 0)
+        slab_init(&c.bufs, sizeof(Buf), 16, buffer_bytes_max // sizeof(Buf))
+        wheel_init(&c.wheel)
+        timer_init(&c.resume, TIMER_RESUME)
+        c.runtimes = <ServerRuntime**>calloc(RUNTIME_PAGES, sizeof(ServerRuntime*))
+        c.scratch = <char*>calloc(1, BUF_RESERVE + SCRATCH_BYTES + BUF_RESERVE)
+        c.compose = <char*>calloc(1, COMPOSE_BYTES)
+        if c.runtimes == NULL or c.scratch == NULL or c.compose == NULL:
+            raise MemoryError
+        if getrandom(c.random_state, sizeof(c.random_state), 0) != sizeof(c.random_state):
+            raise EngineError("getrandom gave no seed")
+        c.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        c.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
+        if c.epoll_fd < 0 or c.timer_fd < 0:
+            raise EngineError(f"cannot start: {os.strerror(errno)}")
+        c.timer_kind = SOURCE_TIMER
+        c.armed_tick = TIMER_IDLE
+        event.events = EPOLLIN
+        event.data.ptr = &c.timer_fd
+        epoll_ctl(c.epoll_fd, EPOLL_CTL_ADD, c.timer_fd, &event)
+        engine_clock(c)
+        c.start_us = c.now_us
+        c.wheel.clock = 0
+
+    def fileno(self):
+        return self.c.epoll_fd
+
+    def turn(self):
+        with nogil:
+            engine_turn(self.c)
+
+    # ---- configuration -----------------------------------------------------------------------------------------------------
+    def adopt(self, int fd):
+        cdef CEngine* c = self.c
+        cdef uint64_t size = os.fstat(fd).st_size
+        cdef Snapshot* snapshot
+        cdef Snapshot* old = c.snapshot
+        cdef RouteTable* routes
+        cdef int result
+        cdef void* mapped = mmap(NULL, size if size else 1, PROT_READ, MAP_SHARED, fd, 0)
+        if mapped == MAP_FAILED:
+            raise EngineError(f"cannot map the snapshot: {os.strerror(errno)}")
+        snapshot = <Snapshot*>calloc(1, sizeof(Snapshot))
+        if snapshot == NULL:
+            munmap(mapped, size)
+            raise MemoryError
+        with nogil:
+            result = snapshot_open(snapshot, <const uint8_t*>mapped, size)
+            routes = route_table_open(<const uint8_t*>mapped, size, snapshot.frontend_count) if result == 0 else NULL
+        if result != 0 or routes == NULL:
+            free(snapshot)
+            munmap(mapped, size)
+            raise EngineError(f"snapshot refused: error {result}" if result else "snapshot refused: its routes do not open")
+        snapshot.base = <const uint8_t*>mapped
+        snapshot.size = size
+        snapshot.routes = routes
+        snapshot.references = 1
+        # Order: listeners first, so that a request accepted with new bounds never meets the old snapshot's absence.
+        listeners_adopt(c, snapshot)
+        c.snapshot = snapshot
+        c.snapshots += 1
+        if old != NULL:
+            snapshot_unpin(c, old)
+        return snapshot.revision
+
+    def lend(self, str listener_id, int slot, int fd):
+        cdef bytes name = listener_id.encode()
+        cdef ListenerRuntime* listener
+        if self.c.snapshot == NULL:
+            raise EngineError("no snapshot adopted yet: nothing could be served")
+        listener = listener_find(self.c, name, <uint32_t>len(name))
+        if listener == NULL:
+            raise EngineError(f"listener {listener_id}: id too long, or out of memory")
+        if listener_lend(self.c, listener, <uint32_t>slot, fd) != 0:
+            raise OSError(errno, os.strerror(errno), f"listener {listener_id} slot {slot}")
+
+    def take_back(self, str listener_id, int slot):
+        cdef bytes name = listener_id.encode()
+        cdef ListenerRuntime* listener = listener_find(self.c, name, <uint32_t>len(name))
+        return listener != NULL and listener_take_back(self.c, listener, <uint32_t>slot) == 0
+
+    def log_to(self, int fd):
+        cdef AccessLog* log
+        access_log_flush(self.c)
+        if self.c.access_log != NULL:
+            close(self.c.access_log.fd)
+            free(self.c.access_log)
+            self.c.access_log = NULL
+        if fd < 0:
+            return
+        log = <AccessLog*>calloc(1, sizeof(AccessLog))
+        if log == NULL:
+            raise MemoryError
+        log.fd = dup(fd)
+        self.c.access_log = log
+
+    # ---- endings -------------------------------------------------------------------------------------------------------------
+    def drain(self, uint64_t deadline_ms):
+        cdef CEngine* c = self.c
+        cdef Conn* client = c.clients
+        listeners_close(c)
+        engine_clock(c)
+        c.draining = True
+        c.drain_deadline_us = c.now_us + deadline_ms * 1000
+        while client != NULL:
+            if client.state == CLIENT_IDLE:
+                conn_timeout(c, client, drain_delay_ms(c))
+            client = client.next
+        engine_arm(c)
+
+    @property
+    def drained(self):
+        return self.c.draining and self.c.client_count == 0
+
+    def close(self):
+        cdef CEngine* c = self.c
+        cdef uint32_t page, i
+        if c == NULL or c.epoll_fd < 0:
+            return
+        engine_clock(c)
+        while c.clients != NULL:
+            if c.clients.exchange != NULL:
+                exchange_gone(c, c.clients.exchange)
+            else:
+                conn_close(c, c.clients, False)
+        for page in range(RUNTIME_PAGES):
+            if c.runtimes[page] == NULL:
+                continue
+            for i in range(RUNTIME_PAGE):
+                while c.runtimes[page][i].idle != NULL:
+                    conn_close(c, c.runtimes[page][i].idle, False)
+            free(c.runtimes[page])
+            c.runtimes[page] = NULL
+        while c.run_first != NULL:
+            c.run_first.flags = 0
+            c.run_first = c.run_first.run_next
+        c.run_last = NULL
+        graveyard_bury(c)
+        listeners_destroy(c)
+        if c.snapshot != NULL:
+            snapshot_unpin(c, c.snapshot)
+            c.snapshot = NULL
+        self.log_to(-1)
+        close(c.timer_fd)
+        close(c.epoll_fd)
+        c.epoll_fd = -1
+
+    def __dealloc__(self):
+        cdef CEngine* c = self.c
+        if c == NULL:
+            return
+        if c.epoll_fd >= 0:
+            self.close()
+        slab_destroy(&c.conns)
+        slab_destroy(&c.exchanges)
+        slab_destroy(&c.bufs)
+        free(c.runtimes)
+        free(c.scratch)
+        free(c.compose)
+        free(c.address_counts)
+        if self.statistics_base != NULL:
+            munmap(self.statistics_base, self.statistics_size)
+        if self.limits_base != NULL:
+            munmap(self.limits_base, self.limits_size)
+        free(c)
+
+    # ---- what is going on ------------------------------------------------------------------------------------------------------
+    def state(self):
+        cdef CEngine* c = self.c
+        cdef uint32_t slots = 0
+        cdef ListenerRuntime* listener = c.listeners
+        cdef Slot* slot
+        while listener != NULL:
+            slot = listener.slots
+            while slot != NULL:
+                slots += 1
+                slot = slot.next
+            listener = listener.next
+        return {
+            "revision": c.snapshot.revision if c.snapshot != NULL else None,
+            "snapshots": c.snapshots,
+            "slots": slots,
+            "clients": c.client_count,
+            "servers": c.server_count,
+            "exchanges": c.exchange_count,
+            "draining": bool(c.draining),
+            "accept_failures": c.accept_failures,
+            "log_lines_lost": c.access_log.lost if c.access_log != NULL else 0,
+        }
+
+    def live_objects(self):
+        cdef CEngine* c = self.c
+        return {
+            "connections": c.conns.live,
+            "exchanges": c.exchanges.live,
+            "buffers": c.bufs.live,
+            "timers": c.wheel.count,
+            "chunks": c.conns.chunks + c.exchanges.chunks + c.bufs.chunks,
+        }

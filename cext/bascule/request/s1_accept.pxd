@@ -1,0 +1,10 @@
+"""Stage 1, accept: from a lent slot to a registered client connection.
+
+May do: accept, count. May fail with: overload (the connection is closed, counted). Hands over to: s2_parse on its first byte.
+"""
+
+from bascule.engine.types cimport Engine, Slot
+
+
+cdef void accept_ready(Engine* engine, Slot* slot) noexcept nogil
+cdef void accept_resume(Engine* engine) noexcept nogil

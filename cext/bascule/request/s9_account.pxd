@@ -1,0 +1,15 @@
+"""Stage 9, account: counters, histograms, the access log. Always runs, last.
+
+May do: write the worker's own statistics segment and log buffer. May fail with: nothing (a full log is counted as lost lines).
+"""
+
+from bascule.engine.types cimport Engine, Exchange
+from bascule.shared.snapshot cimport ServerRecord
+
+
+cdef void account_begin(Engine* engine, Exchange* x) noexcept nogil
+cdef void account_route(Engine* engine, Exchange* x) noexcept nogil
+cdef void account_server(Engine* engine, Exchange* x, const ServerRecord* server) noexcept nogil
+cdef void account_retry(Engine* engine, Exchange* x) noexcept nogil
+cdef void account_end(Engine* engine, Exchange* x) noexcept nogil
+cdef void access_log_flush(Engine* engine) noexcept nogil

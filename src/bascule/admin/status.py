@@ -1,0 +1,213 @@
+"""What `bascule status` shows: the status document (JSON) and its rendering for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from bascule.shared.statistics import ObjectTotals, Reader
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """Time from a request's first byte to the end of its response, in microseconds; within 0.8 %."""
+
+    mean_us: float
+    p50_us: int
+    p75_us: int
+    p95_us: int
+    p99_us: int
+    p999_us: int
+    max_us: int
+
+
+class ObjectStatus(msgspec.Struct, frozen=True):
+    """The traffic of one listener, frontend, backend or server (id "backend/server") over all workers."""
+
+    id: str
+    requests: int
+    statuses: dict[str, int]
+    """Status code, or "4xx" for the unregistered ones of a class -> responses."""
+    errors: dict[str, int]
+    """Reason -> count; reasons that did not occur are left out."""
+    in_flight: int
+    connections: int
+    connections_open: int
+    bytes_in: int
+    bytes_out: int
+    latency: Latency | None
+    """None before the first exchange."""
+
+
+class Traffic(msgspec.Struct, frozen=True):
+    """All objects that count, by id."""
+
+    listeners: tuple[ObjectStatus, ...] = ()
+    frontends: tuple[ObjectStatus, ...] = ()
+    backends: tuple[ObjectStatus, ...] = ()
+    servers: tuple[ObjectStatus, ...] = ()
+    latencies_lost: int = 0
+    """Latencies that found no room in the histograms: they are in the means and not in the quantiles."""
+
+
+class WorkerStatus(msgspec.Struct, frozen=True):
+    """One worker process."""
+
+    number: int
+    pid: int
+    state: str = ""
+    revision: int = 0
+    """The newest snapshot it has acknowledged, 0 before the first."""
+    refused: str = ""
+    """Why it did not take the snapshot in force."""
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The part of the status document that `render_text` shows; further fields of a decoded document are ignored."""
+
+    revision: int
+    workers: tuple[WorkerStatus, ...] = ()
+    traffic: Traffic = Traffic()
+
+
+# ---- document ----
+
+
+def status_name(code: int) -> str:
+    """The name under which a status counter appears: "200", "4xx" for 4, "other" for 0."""
+    if code >= 100:
+        return str(code)
+    return f"{code}xx" if code else "other"
+
+
+def build_traffic(reader: Reader) -> Traffic:
+    """Sum the statistics of all workers."""
+    objects: dict[str, list[ObjectStatus]] = {"listener": [], "frontend": [], "backend": [], "server": []}
+    for totals in reader.totals():
+        objects[totals.kind].append(_object_status(totals))
+    return Traffic(
+        listeners=tuple(objects["listener"]),
+        frontends=tuple(objects["frontend"]),
+        backends=tuple(objects["backend"]),
+        servers=tuple(objects["server"]),
+        latencies_lost=sum(segment.latency_lost for segment in reader.segments()),
+    )
+
+
+def build_status(reader: Reader, workers: Iterable[WorkerStatus], revision: int) -> Status:
+    """The status of one node: the snapshot revision in force, its workers and the traffic they counted."""
+    return Status(revision=revision, workers=tuple(workers), traffic=build_traffic(reader))
+
+
+def _object_status(totals: ObjectTotals) -> ObjectStatus:
+    latency = None
+    if totals.latency_count:
+        latency = Latency(
+            mean_us=round(totals.mean_us, 1),
+            p50_us=totals.p50_us,
+            p75_us=totals.p75_us,
+            p95_us=totals.p95_us,
+            p99_us=totals.p99_us,
+            p999_us=totals.p999_us,
+            max_us=totals.max_us,
+        )
+    return ObjectStatus(
+        id=totals.id,
+        requests=totals.requests,
+        statuses={status_name(code): count for code, count in totals.statuses.items()},
+        errors=totals.errors,
+        in_flight=totals.in_flight,
+        connections=totals.connections,
+        connections_open=totals.connections_open,
+        bytes_in=totals.bytes_in,
+        bytes_out=totals.bytes_out,
+        latency=latency,
+    )
+
+
+# ---- text ----
+
+_COLUMNS = ("requests", "2xx", "3xx", "4xx", "5xx", "in flight", "p50", "p95", "p99", "in", "out", "errors")
+
+
+def render_text(status: Status) -> str:
+    """The status as tables for a terminal: workers, then the objects in the order of a request's way."""
+    sections = [f"revision {status.revision}\n", _workers_table(status)]
+    traffic = status.traffic
+    for title, objects in (
+        ("listener", traffic.listeners),
+        ("frontend", traffic.frontends),
+        ("backend", traffic.backends),
+        ("server", traffic.servers),
+    ):
+        if objects:
+            sections.append(_table((title, *_COLUMNS), [_cells(row) for row in objects]))
+    if traffic.latencies_lost:
+        sections.append(
+            f"{traffic.latencies_lost} latencies found no room in the histograms and are missing in the quantiles.\n"
+        )
+    return "\n".join(section for section in sections if section)
+
+
+def _workers_table(status: Status) -> str:
+    rows = []
+    for worker in status.workers:
+        note = worker.refused or ("" if worker.revision == status.revision else "not yet applied")
+        rows.append((str(worker.number), str(worker.pid), worker.state, str(worker.revision), note))
+    return _table(("worker", "pid", "state", "revision", ""), rows) if rows else ""
+
+
+def _cells(row: ObjectStatus) -> tuple[str, ...]:
+    classes = dict.fromkeys("2345", 0)
+    for name, count in row.statuses.items():
+        if name[0] in classes:
+            classes[name[0]] += count
+    latency = row.latency
+    quantiles = ("-", "-", "-") if latency is None else (latency.p50_us, latency.p95_us, latency.p99_us)
+    errors = ", ".join(f"{reason} {count}" for reason, count in sorted(row.errors.items(), key=lambda item: -item[1]))
+    return (
+        row.id,
+        str(row.requests),
+        *(str(count) for count in classes.values()),
+        str(row.in_flight),
+        *(value if isinstance(value, str) else duration_text(value) for value in quantiles),
+        bytes_text(row.bytes_in),
+        bytes_text(row.bytes_out),
+        errors or "-",
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns two blanks apart: the first and the last to the left, numbers to the right."""
+    lines = [[cell.upper() for cell in header], *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    last = len(header) - 1
+    text = []
+    for line in lines:
+        cells = [
+            cell.ljust(width) if i in (0, last) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        text.append("  ".join(cells).rstrip())
+    return "\n".join(text) + "\n"
+
+
+def duration_text(us: int) -> str:
+    """Microseconds as a person reads them: "830 us", "1.24 ms", "2.50 s"."""
+    if us < 1000:
+        return f"{us} us"
+    return f"{us / 1000:.3g} ms" if us < 999_500 else f"{us / 1e6:.3g} s" if us < 999_500_000 else f"{us / 1e6:.0f} s"
+
+
+def bytes_text(count: int) -> str:
+    """Bytes as a person reads them: "512 B", "1.5 KiB", "3.2 GiB"."""
+    if count < 1024:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        value /= 1024
+        if value < 1023.5 or unit == "TiB":
+            return f"{value:.1f} {unit}" if value < 99.5 else f"{value:.0f} {unit}"
+    raise AssertionError("unreachable")

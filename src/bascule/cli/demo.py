@@ -1,0 +1,22 @@
+"""`bascule demo`: the show of bascule.demo."""
+
+import click
+
+
+@click.command()
+@click.option("--seconds", default=20.0, show_default=True, help="How long it lasts.")
+@click.option("--workers", default=2, show_default=True, help="Worker processes of the balancer.")
+@click.option("--keep", is_flag=True, help="Keep everything running at the end, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print what happens as JSON, one object a line.")
+def demo(seconds: float, workers: int, keep: bool, as_json: bool) -> int:
+    """Start two example origins, the balancer and traffic, stop and replace an origin, and print what happens.
+
+    Exit status 0 only when no request failed.
+
+    \b
+    bascule demo
+    bascule demo --keep
+    """
+    from bascule.demo.run import demo as show
+
+    return show(seconds=seconds, workers=workers, keep=keep, json_output=as_json)

@@ -1,0 +1,81 @@
+"""`bascule`: the group of all commands. A command's module is imported when it is used, so that each starts fast."""
+
+import importlib
+import importlib.metadata
+from collections.abc import Sequence
+
+import click
+
+from bascule.cli.output import OK, USAGE
+
+COMMANDS = {
+    "run": ("bascule.cli.keeper:run", "Run the load balancer from a configuration file."),
+    "proxy": ("bascule.cli.keeper:proxy", "Run a proxy without a configuration file."),
+    "demo": ("bascule.cli.demo:demo", "Show it: two origins, traffic, and a change without a failed request."),
+    "check": ("bascule.cli.check:check", "Find everything that is wrong with a configuration file."),
+    "diff": ("bascule.cli.check:diff", "Show what changes between two configuration files."),
+    "explain": ("bascule.cli.explain:explain", "Show which route a request takes, and why."),
+    "status": ("bascule.cli.control:status", "Show what a running load balancer does."),
+    "reload": ("bascule.cli.control:reload", "Make a running load balancer read its configuration again."),
+    "stop": ("bascule.cli.control:stop", "Stop a running load balancer, letting exchanges end first."),
+}
+
+
+class Commands(click.Group):
+    """The commands by name, imported on demand."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("bascule")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit status: 0 success, 1 failure, 2 a command line that makes no sense.",
+)
+@click.version_option(_version(), prog_name="bascule")
+def bascule() -> None:
+    """Bascule: an edge load balancer whose every change happens with zero downtime.
+
+    \b
+    Try it:   bascule proxy --listen 127.0.0.1:8080 --to 127.0.0.1:9001 --to 127.0.0.1:9002
+    Use it:   bascule check bascule.toml && bascule run -c bascule.toml
+    """
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command line and return its exit status."""
+    try:
+        result = bascule.main(args=list(argv), prog_name="bascule", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return USAGE
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return 130
+    except BrokenPipeError:
+        return OK
+    return result if isinstance(result, int) else OK

@@ -1,0 +1,64 @@
+"""The compiled engine of one worker: sockets in, sockets out, no Python between."""
+
+class EngineError(RuntimeError):
+    """The engine cannot start or adopt; the message says why."""
+
+class Engine:
+    """One event loop over all clients and servers of a worker.
+
+    Owner: the worker process; used from one thread. `turn` releases the GIL; everything else is short.
+    """
+
+    def __init__(
+        self,
+        *,
+        worker: int,
+        statistics_fd: int,
+        limits_fd: int = -1,
+        buffer_bytes_max: int = 268435456,
+        access_log_fd: int = -1,
+    ) -> None:
+        """Starts the engine as worker number `worker` (0..63).
+
+        statistics_fd, limits_fd: descriptors of the shared regions; they may be closed afterwards. limits_fd -1: no limits.
+        buffer_bytes_max: memory for bytes in flight; beyond it exchanges are shed with 503.
+        access_log_fd: one logfmt line an exchange is written there; -1: off.
+        Errors: EngineError, ParserMismatch (bascule.codec.llhttp).
+        """
+
+    def fileno(self) -> int:
+        """The epoll descriptor: readable when `turn` has work; for loop.add_reader."""
+
+    def turn(self) -> None:
+        """Handles what is ready, at most some milliseconds' worth."""
+
+    def adopt(self, fd: int) -> int:
+        """Verifies and adopts the snapshot image behind `fd`; returns its revision. Exchanges under way keep theirs.
+
+        Errors: EngineError; the snapshot in force stays.
+        """
+
+    def lend(self, listener_id: str, slot: int, fd: int) -> None:
+        """Accepts from a listening socket from now on; takes ownership of `fd`. Lending a held slot again changes nothing."""
+
+    def take_back(self, listener_id: str, slot: int) -> bool:
+        """Stops accepting from a slot and closes this process's descriptor of it; False if it was not held."""
+
+    def log_to(self, fd: int) -> None:
+        """Continues the access log in another file (kept as a duplicate); -1 turns it off."""
+
+    def drain(self, deadline_ms: int) -> None:
+        """Gives up all slots; exchanges under way finish, idle connections are closed spread over at most half the deadline."""
+
+    @property
+    def drained(self) -> bool:
+        """True when draining and no client is left."""
+
+    def state(self) -> dict[str, int | bool | None]:
+        """revision, snapshots mapped, slots, clients, servers, exchanges, draining, accept_failures, log_lines_lost."""
+
+    def live_objects(self) -> dict[str, int]:
+        """Objects handed out now (connections, exchanges, buffers, timers) and chunks ever allocated."""
+
+    def close(self) -> None:
+        """Closes everything at once; exchanges under way are cut."""

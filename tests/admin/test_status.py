@@ -1,0 +1,85 @@
+"""The status document and its text."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from bascule.admin.status import (
+    Status,
+    WorkerStatus,
+    build_status,
+    build_traffic,
+    bytes_text,
+    duration_text,
+    render_text,
+)
+from bascule.shared.statistics import Directory, Reader, Writer, create
+
+
+@pytest.fixture
+def fd() -> Iterator[int]:
+    descriptor = create(workers=4, objects=256)
+    yield descriptor
+    os.close(descriptor)
+
+
+def sample(fd: int) -> Status:
+    directory, writer = Directory(fd), Writer(fd, 0)
+    directory.slot("listener", "web")
+    shop, server = directory.slot("frontend", "shop"), directory.slot("server", "app/a1")
+    for status, latency_us, error in [(200, 900, 0), (204, 950, 0), (301, 10, 0), (404, 70, 0), (503, 1_500_000, 5)]:
+        for slot in (shop, server):
+            writer.record(slot, status, latency_us, bytes_in=100, bytes_out=2000, error=error)
+    writer.gauges(server, in_flight=3)
+    workers = [WorkerStatus(0, 100, "serving", 7), WorkerStatus(1, 101, "serving", 6)]
+    return build_status(Reader(fd), workers, 7)
+
+
+def test_json_says_everything_and_decodes_again(fd: int) -> None:
+    status = sample(fd)
+    document = msgspec.json.decode(msgspec.json.encode(status))
+    shop = document["traffic"]["frontends"][0]
+    assert shop["statuses"] == {"200": 1, "204": 1, "301": 1, "404": 1, "503": 1}
+    assert shop["errors"] == {"no_server": 1}
+    assert shop["latency"]["p50_us"] == pytest.approx(900, rel=0.008)
+    assert document["traffic"]["listeners"][0]["latency"] is None
+    assert document["traffic"]["servers"][0]["in_flight"] == 3
+    assert msgspec.json.decode(msgspec.json.encode(document | {"ready": True}), type=Status) == status
+
+
+def test_text_is_a_table_of_what_counts(fd: int) -> None:
+    lines = render_text(sample(fd)).splitlines()
+    assert lines[0] == "revision 7"
+    worker = next(line for line in lines if line.startswith("1 "))
+    assert " ".join(worker.split()) == "1 101 serving 6 not yet applied"
+    header = next(line for line in lines if line.startswith("SERVER"))
+    row = next(line for line in lines if line.startswith("app/a1"))
+    assert " ".join(header.split()) == "SERVER REQUESTS 2XX 3XX 4XX 5XX IN FLIGHT P50 P95 P99 IN OUT ERRORS"
+    assert " ".join(row.split()) == "app/a1 5 2 1 1 1 3 899 us 1.5 s 1.5 s 500 B 9.8 KiB no_server 1"
+    idle = next(line for line in lines if line.startswith("web"))
+    assert idle.split() == ["web", "0", "0", "0", "0", "0", "0", "-", "-", "-", "0", "B", "0", "B", "-"]
+
+
+def test_nothing_yet(fd: int) -> None:
+    assert render_text(build_status(Reader(fd), [], 0)) == "revision 0\n"
+    assert build_traffic(Reader(fd)).frontends == ()
+
+
+@pytest.mark.parametrize(
+    ("us", "text"),
+    [(0, "0 us"), (999, "999 us"), (1240, "1.24 ms"), (999_499, "999 ms"), (999_500, "1 s"), (3_600_000_000, "3600 s")],
+)
+def test_durations(us: int, text: str) -> None:
+    assert duration_text(us) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1024**2 - 1, "1.0 MiB"), (5 * 1024**5, "5120 TiB")],
+)
+def test_bytes(count: int, text: str) -> None:
+    assert bytes_text(count) == text
