@@ -33,7 +33,10 @@ LADDERS = {
         ["Path(`/a`) && Method(`GET`) && Query(`q`) && !Header(`x`)", "Path(`/a`) && Method(`GET`) && Query(`q`)",
          "Path(`/a`) && Query(`q`)", "Path(`/a`)"],
     ),
-    "host before path": ({"host": "a.com", "path": "/a/b"}, ["Host(`a.com`)", "Host(`*.com`) && Path(`/a/b`)", "Path(`/a/b`)"]),
+    "host before path": (
+        {"host": "a.com", "path": "/a/b"},
+        ["Host(`a.com`)", "Host(`*.com`) && Path(`/a/b`)", "Path(`/a/b`)"],
+    ),
 }  # fmt: skip
 
 

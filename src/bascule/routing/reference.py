@@ -25,7 +25,7 @@ NOTHING: tuple[int, ...] = ()
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What routing looks at: host in lower case without port, canonical path, raw query; no client_ip: a Unix client."""
+    """What routing looks at: host in lower case without port, canonical path, raw query; client_ip None: Unix."""
 
     method: str = "GET"
     host: str = ""
