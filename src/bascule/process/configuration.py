@@ -1,8 +1,9 @@
-"""From the store to a compiled snapshot: what the master does to a configuration before anybody else hears of it."""
+"""From the store to a compiled snapshot: what the master does to a configuration before anybody else hears of it.
+
+Every step that can fail is here, and none of them has an effect on a worker.
+"""
 
 from __future__ import annotations
-
-import os
 
 from bascule.model.problems import ConfigError, Problem
 from bascule.model.quantities import duration_ms, size_bytes
@@ -13,31 +14,55 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bascule.change.compiled import CompiledSnapshot
-    from bascule.model.tree import Tree
+    from bascule.change.kept import KeptTree
+    from bascule.model.tree import Settings, Store, Tree
+    from bascule.store.file import Loaded
 
 
 class Configuration:
-    """A tree that is in order, where it came from, and its warnings."""
+    """A tree that is in order, and where it came from.
 
-    def __init__(self, tree: Tree, origin: str, *, digest: bytes = b"", warnings: tuple[Problem, ...] = ()) -> None:
-        """See the class."""
-        self.tree = tree
+    Owner: the master; one is in force, at most one more is on its way. The tree of the one in force is packed, and
+    unpacked for the next comparison.
+    """
+
+    def __init__(self, tree: Tree, origin: str, loaded: Loaded | None = None) -> None:
+        """`origin` is for messages; `loaded` is there when a file is the store."""
         self.origin = origin
-        self.digest = digest
-        self.warnings = warnings
+        self.digest = loaded.digest if loaded else b""
+        self.warnings: tuple[Problem, ...] = loaded.warnings if loaded else ()
+        self.settings: Settings = tree.settings
+        self.store: Store = tree.store
+        self._tree: Tree | None = tree
+        self._kept: KeptTree | None = None
+        self._loaded = loaded
+
+    @property
+    def tree(self) -> Tree:
+        """The whole tree."""
+        if self._tree is not None:
+            return self._tree
+        assert self._kept is not None
+        return self._kept.tree()
+
+    def pack(self) -> None:
+        """Keep the tree small from now on, and forget the text it came from."""
+        if self._tree is not None:
+            from bascule.change.kept import KeptTree
+
+            self._kept, self._tree, self._loaded = KeptTree(self._tree), None, None
 
     def listeners(self) -> list[dict[str, str]]:
         """Return id and address of every listener, by id."""
         return [{"id": name, "address": listener.address} for name, listener in sorted(self.tree.listeners.items())]
 
-    def settings(self) -> dict[str, Any]:
+    def process_settings(self) -> dict[str, Any]:
         """Return what the keeper has to know of the settings; 0 where the configuration leaves it to the keeper."""
-        settings = self.tree.settings
-        return {"workers": settings.workers, "drain_timeout_ms": duration_ms(settings.drain_timeout)}
+        return {"workers": self.settings.workers, "drain_timeout_ms": duration_ms(self.settings.drain_timeout)}
 
     def limits_bytes(self) -> int:
         """Return the size of the table that all limits share."""
-        return size_bytes(self.tree.settings.limits_memory)
+        return size_bytes(self.settings.limits_memory)
 
     def objects(self) -> list[tuple[str, str]]:
         """Return (kind, id) of everything that is counted."""
@@ -51,23 +76,29 @@ class Configuration:
     def compile(
         self, revision: int, slot: Callable[[str, str], int], addresses: Mapping[str, bytes]
     ) -> CompiledSnapshot:
-        """Compile; ConfigError with every route that cannot be."""
+        """Compile; ConfigError with every route that cannot be. What is only doubtful is added to the warnings."""
         from bascule.change.compile import compile_snapshot
 
         compiled = compile_snapshot(self.tree, revision=revision, slot=slot, addresses=addresses)
-        if compiled.rejected:
-            raise ConfigError(
-                [
-                    Problem(
-                        path=("frontends", route.frontend, "route"),
-                        message=f"{route.message} (at character {route.position + 1} of {route.expression!r})",
-                        remedy=route.remedy,
-                        file=self.origin,
-                    )
-                    for route in compiled.rejected
-                ]
-            )
+        if compiled.rejected or compiled.conflicts or compiled.waiting:
+            from bascule.change.check import compiled_problems
+
+            problems = [self._placed(problem) for problem in compiled_problems(compiled)]
+            if compiled.rejected:
+                raise ConfigError([problem for problem in problems if not problem.warning])
+            self.warnings = (*(self._loaded.warnings if self._loaded else ()), *problems)
         return compiled
+
+    def bind_error(self, problems: list[dict[str, str]]) -> ConfigError:
+        """Return the keeper's complaints about listeners, each at its line."""
+        found = []
+        for problem in problems:
+            path = ("listeners", problem["id"], "address")
+            found.append(self._placed(Problem(path=path, message=problem["message"], remedy=problem["remedy"])))
+        return ConfigError(found)
+
+    def _placed(self, problem: Problem) -> Problem:
+        return self._loaded.place(problem) if self._loaded else problem.at(self.origin, 0)
 
 
 def load(options: dict[str, Any]) -> Configuration:
@@ -75,10 +106,9 @@ def load(options: dict[str, Any]) -> Configuration:
     if options["command"] == "proxy":
         from bascule.store.proxy import tree_from_proxy_arguments
 
-        routes = options.get("routes") or None
-        tree = tree_from_proxy_arguments(options["listen"], options["to"], routes=routes)
-        return Configuration(tree, "command line")
+        tree = tree_from_proxy_arguments(options["listen"], options["to"], routes=options["routes"] or None)
+        return Configuration(tree, "bascule proxy")
     from bascule.store import file
 
     loaded = file.load(options["config"])
-    return Configuration(loaded.tree, os.fspath(options["config"]), digest=loaded.digest, warnings=loaded.warnings)
+    return Configuration(loaded.tree, options["config"], loaded)

@@ -11,11 +11,16 @@ import time
 import msgspec
 import uvloop
 
+from bascule.admin.metrics import render_metrics
+from bascule.admin.status import WorkerStatus, build_traffic
+from bascule.change.resolve import Resolver, names_of
 from bascule.model.problems import ConfigError, Problem
 from bascule.model.quantities import duration_ms
 from bascule.process import configuration
 from bascule.process.link import Link, LinkClosedError
-from bascule.process.master import Master, bind_problems, report_warnings
+from bascule.process.master import Master, report_warnings
+from bascule.process.names import PATIENCE_S
+from bascule.shared.statistics import Reader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,6 +61,7 @@ class Control:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended = asyncio.Event()
         self._watcher: FileWatcher | None = None
+        self._resolver = Resolver()
 
     # ---- links
 
@@ -141,19 +147,35 @@ class Control:
         loaded = await asyncio.to_thread(configuration.load, master.options)
         if self._watcher is not None:
             self._watcher.seen(loaded.digest)
-        addresses = master.addresses
-        if master.in_force is not None and loaded.tree == master.in_force.tree:
-            master.in_force = loaded
+        addresses = await self._resolve(loaded)
+        if master.in_force is not None and addresses == master.addresses and loaded.tree == master.in_force.tree:
             return Outcome(ok=True, changed=False, revision=master.publisher.revision)
         return await self._bring_into_force(loaded, addresses)
 
+    async def _resolve(self, loaded: Configuration) -> dict[str, bytes]:
+        """Return the addresses of all host names; one that cannot be looked up in time comes with a later snapshot."""
+        names = names_of(loaded.tree)
+        known = self._resolver.addresses()
+        self._resolver.want(names)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._resolver.refresh([name for name in names if name not in known]), PATIENCE_S)
+        return self._resolver.addresses()
+
+    async def _readdress(self) -> None:
+        """A name has another address: the same configuration, compiled anew."""
+        async with self._lock:
+            master = self.master
+            addresses = self._resolver.addresses()
+            if master.in_force is not None and addresses != master.addresses:
+                outcome = await self._bring_into_force(master.in_force, addresses)
+                self._report(outcome, "a host name has a new address")
+
     async def _bring_into_force(self, loaded: Configuration, addresses: dict[str, bytes]) -> Outcome:
-        """Bind what is new, close what is gone, then swap: every step that can fail comes before the first with an
-        effect."""
+        """Bind what is new, close what is gone, then swap: what can fail comes before what has an effect."""
         master, publisher = self.master, self.master.publisher
         assert master.directory is not None
         if master.in_force is None and self._same_as_running(loaded, addresses):
-            master.in_force = loaded
+            self._in_force(loaded, addresses)
             return Outcome(ok=True, changed=False, revision=publisher.revision)
         compiled = loaded.compile(publisher.revision + 1, master.directory.slot, addresses)
         descriptor = _memfd(compiled.image)
@@ -163,15 +185,15 @@ class Control:
             os.close(descriptor)
             raise
         publisher.publish(compiled.revision, descriptor)
-        master.in_force, master.addresses = loaded, addresses
+        report_warnings(master.log, loaded)
+        master.directory.retain(loaded.objects())
+        self._in_force(loaded, addresses)
         if master.keeper is not None:
-            self._tell_keeper({"type": "settings", **loaded.settings()})
+            self._tell_keeper({"type": "settings", **loaded.process_settings()})
             self._tell_keeper({"type": "snapshot", "revision": compiled.revision}, [descriptor])
         applied = await publisher.applied()
         if master.keeper is not None:
             self._tell_keeper({"type": "listen", "listeners": master.listening})
-        master.directory.retain(loaded.objects())
-        report_warnings(master.log, loaded)
         return Outcome(
             ok=applied,
             changed=True,
@@ -182,16 +204,20 @@ class Control:
             problems=() if applied else tuple(self._lag_problems()),
         )
 
+    def _in_force(self, loaded: Configuration, addresses: dict[str, bytes]) -> None:
+        loaded.pack()
+        self.master.in_force, self.master.addresses = loaded, addresses
+
     async def _rebind(self, loaded: Configuration) -> int:
         master = self.master
         wanted = loaded.listeners()
         added = [entry for entry in wanted if entry not in master.listening]
         removed = [entry for entry in master.listening if entry not in wanted]
         if added:
-            message = {"type": "bind", "listeners": added, "slots": loaded.tree.settings.slots}
+            message = {"type": "bind", "listeners": added, "slots": loaded.settings.slots}
             answer = await self._ask_keeper(message)
             if answer["type"] == "bind_failed":
-                raise ConfigError(bind_problems(answer["problems"], loaded.origin))
+                raise loaded.bind_error(answer["problems"])
         lost = 0
         if removed:
             # Before the swap: the next snapshot no longer knows these listeners, and their queues still hold clients.
@@ -245,25 +271,35 @@ class Control:
     # ---- views
 
     def status(self) -> dict[str, Any]:
-        """Return processes, revisions and the last reload, as plain values."""
+        """Return the status document: bascule.admin.status.Status, and how the processes are."""
         master, publisher = self.master, self.master.publisher
+        workers = [_worker_status(worker) for _, worker in sorted(publisher.workers.items())]
         return {
             "revision": publisher.revision,
-            "published_at": publisher.published_s,
+            "workers": workers,
+            "traffic": build_traffic(Reader(master.regions[0])),
             "ready": master.ready,
             "configuration": master.in_force.origin if master.in_force else "",
+            "warnings": [warning.render() for warning in master.in_force.warnings] if master.in_force else [],
+            "unresolved": self._resolver.failures(),
+            "published_at": publisher.published_s,
+            "lagging": publisher.lagging(),
+            "workers_wanted": master.workers_wanted,
+            "deaths": [death for _, death in sorted(publisher.deaths.items())],
             "keeper": {"pid": master.keeper_pid, "alive": master.keeper is not None},
             "master": {"pid": os.getpid(), "started_at": self.started_at},
-            "workers_wanted": master.workers_wanted,
-            "workers": [_worker_status(worker, publisher.revision) for _, worker in sorted(publisher.workers.items())],
-            "deaths": [death for _, death in sorted(publisher.deaths.items())],
             "listeners": master.listening,
             "reload": {"count": self.reloads, "at": self.last_reload_at, "outcome": self.last_outcome},
         }
 
     def metrics(self) -> str:
-        """Return the numbers for Prometheus."""
-        return ""
+        """Return the statistics for Prometheus."""
+        publisher = self.master.publisher
+        workers = [
+            WorkerStatus(number, worker.pid, worker.state, worker.revision, worker.refused)
+            for number, worker in sorted(publisher.workers.items())
+        ]
+        return render_metrics(Reader(self.master.regions[0]), revision=publisher.revision, workers=workers)
 
     # ---- life
 
@@ -286,7 +322,7 @@ class Control:
         digest = self.master.in_force.digest if self.master.in_force else b""
         watcher = self._watcher = FileWatcher(options["config"], digest)
         while True:
-            store = self.master.in_force.tree.store if self.master.in_force else None
+            store = self.master.in_force.store if self.master.in_force else None
             await asyncio.sleep(duration_ms(store.poll_interval) / 1000 if store else 1.0)
             if store is not None and not store.watch:
                 continue
@@ -307,7 +343,12 @@ class Control:
         elif not self.master.ready:
             # The first moments belong to the workers: importing the HTTP stack costs more than all of the boot.
             await asyncio.sleep(BOOT_GRACE_S)
-        if self.master.options["command"] == "run":
+        master = self.master
+        if master.in_force is not None:
+            self._resolver.want(names_of(master.in_force.tree))
+            master.in_force.pack()
+        self.spawn(self._resolver.run(lambda: self.spawn(self._readdress())))
+        if master.options["command"] == "run":
             self.spawn(self.watch_file())
         from bascule.admin.server import AdminServer
 
@@ -319,18 +360,19 @@ class Control:
             await asyncio.wait_for(serving, 1.0)
         for task in list(self._tasks):
             task.cancel()
+        self._resolver.close()
 
 
-def _worker_status(worker: WorkerView, revision: int) -> dict[str, Any]:
+def _worker_status(worker: WorkerView) -> dict[str, Any]:
+    """Return what bascule.admin.status.WorkerStatus has, and what the worker itself last reported."""
     report = worker.report
     return {
         "number": worker.number,
         "pid": worker.pid,
         "state": worker.state,
         "revision": worker.revision,
-        "lag": revision - worker.revision if worker.revision else None,
-        "applied_at": worker.applied_s,
         "refused": worker.refused,
+        "applied_at": worker.applied_s,
         "slots": report.get("slots", 0),
         "engine": report.get("engine", {}),
         "live_objects": report.get("live_objects", {}),

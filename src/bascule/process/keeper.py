@@ -8,8 +8,9 @@ import resource
 import sys
 import time
 
-from bascule.process import arguments, spawn, systemd
+from bascule.cli import options as command_line
 from bascule.process import link as links
+from bascule.process import spawn, systemd
 from bascule.process.backoff import Backoff
 from bascule.process.crew import Crew
 from bascule.process.link import Link, LinkClosedError
@@ -109,7 +110,7 @@ class Keeper:
         self._tell_master({"type": "reopen_logs"}, [2])
 
     def _resize(self, step: int) -> None:
-        target = min(max(self._crew.target + step, 1), arguments.WORKERS_MAX)
+        target = min(max(self._crew.target + step, 1), command_line.WORKERS_MAX)
         if self._stopping or target == self._crew.target:
             self._log.warning("the number of workers stays as it is", workers=self._crew.target)
             return
@@ -184,6 +185,7 @@ class Keeper:
             os.close(theirs)
         self._master_started_s = time.monotonic()
         self._master_link = master = Link(ours)
+        self._rebinding.forget_unused()
         self._poller.watch(master, self._from_master, self._master_silent)
         self._greet_master()
         self._record()
@@ -342,11 +344,8 @@ def _state_path(options: dict[str, Any]) -> str:
 def main(command: str, words: Sequence[str]) -> int:
     """Run `bascule run` or `bascule proxy` with these arguments and return the exit status."""
     try:
-        options = arguments.parse(command, words)
-    except arguments.HelpRequested as text:
-        sys.stdout.write(str(text))
-        return 0
-    except arguments.UsageError as error:
+        options = command_line.parse(command, words)
+    except command_line.UsageError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     spawn.name_process("bascule")

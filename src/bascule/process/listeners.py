@@ -24,6 +24,7 @@ EMPTYING_MAX_S = 5.0
 """How long a listener that closes may take to empty its queue; what is left then is reset."""
 
 _SO_ATTACH_FILTER = 26
+_SO_DETACH_FILTER = 27
 _TCP_INFO_BYTES = 104
 _TCPI_UNACKED_OFFSET = 24  # struct tcp_info, linux/tcp.h: of a listener, the connections that wait in its queue
 
@@ -57,7 +58,19 @@ class Listener:
     there. States: OPEN -> CLOSING (steered away, queue being emptied) -> closed. There is no way back.
     """
 
-    __slots__ = ("_file", "address", "closing", "descriptors", "first_slot", "id", "owners", "path")
+    __slots__ = (
+        "_file",
+        "address",
+        "bequeathed",
+        "closing",
+        "descriptors",
+        "first_slot",
+        "id",
+        "inherited",
+        "owners",
+        "path",
+        "shared",
+    )
 
     def __init__(
         self,
@@ -68,6 +81,8 @@ class Listener:
         *,
         path: str = "",
         owned: bool = True,
+        shared: bool = False,
+        inherited: int = 0,
     ) -> None:
         """See the class."""
         self.id = listener_id
@@ -78,29 +93,43 @@ class Listener:
         self.path = path
         self._file = _file_identity(path) if path and owned else None
         self.closing = False
-
-    @property
-    def shared(self) -> bool:
-        """Whether every worker holds the one slot (Unix sockets)."""
-        return bool(self.path)
+        self.bequeathed = False
+        self.shared = shared or bool(path)
+        """Whether every worker holds the one slot."""
+        self.inherited = inherited
+        """How many of the first descriptors the service manager holds too: their queues outlive this listener."""
 
     def slot_numbers(self) -> range:
         """Return the numbers of all slots."""
         return range(self.first_slot, self.first_slot + len(self.descriptors))
+
+    def bequeath(self, listener_id: str, first_slot: int) -> Listener:
+        """Return a listener of another id on the same sockets: the listener was renamed. This one is to be closed."""
+        heir = Listener(
+            listener_id,
+            self.address,
+            [os.dup(descriptor) for descriptor in self.descriptors],
+            first_slot,
+            path=self.path,
+            shared=self.shared,
+            inherited=self.inherited,
+        )
+        heir._file, self._file, self.bequeathed = self._file, None, True
+        return heir
 
     def stop_handshakes(self) -> None:
         """Let no new connection into the queues; those in them stay. Best effort: without it a close may reset some."""
         if self.path:
             self._unlink()
             return
-        for descriptor in self.descriptors:
+        for descriptor in self.descriptors[self.inherited :]:
             stop_handshakes(descriptor)
 
     def queued(self) -> int:
         """Return how many established connections wait to be accepted, over all slots."""
         if self.path:
             return 0
-        return sum(queue_length(descriptor) for descriptor in self.descriptors)
+        return sum(queue_length(descriptor) for descriptor in self.descriptors[self.inherited :])
 
     def close(self) -> None:
         """Close the keeper's copies. A queue that is still held by a worker lives on; shutdown() would reset it for
@@ -145,17 +174,32 @@ def open_listener(
         return Listener(listener_id, address, descriptors, first_slot, path=where, owned=not inherited)
     if exclusive and not inherited:
         _explained(address, lambda: _probe(family, where))
-    descriptors = list(inherited[:slots])
-    # An inherited socket without SO_REUSEPORT cannot get siblings: it stays the only slot of its listener.
-    if not descriptors or _reuses_port(descriptors[0]):
-        try:
-            while len(descriptors) < slots:
-                descriptors.append(_explained(address, lambda: _bind_tcp(family, where)))
-        except BindError:
-            for descriptor in descriptors[len(inherited) :]:
-                os.close(descriptor)
+    return _open_tcp(listener_id, address, family, where, slots, first_slot, list(inherited[:slots]))
+
+
+def _open_tcp(
+    listener_id: str,
+    address: str,
+    family: int,
+    where: tuple[str, int],
+    slots: int,
+    first_slot: int,
+    inherited: list[int],
+) -> Listener:
+    """Bind the slots that are not inherited. Inherited sockets that cannot get siblings are shared by all workers."""
+    descriptors = list(inherited)
+    for descriptor in inherited:
+        _allow_siblings(descriptor)
+    try:
+        while len(descriptors) < slots:
+            descriptors.append(_explained(address, lambda: _bind_tcp(family, where)))
+    except BindError:
+        for descriptor in descriptors[len(inherited) :]:
+            os.close(descriptor)
+        if not inherited:
             raise
-    return Listener(listener_id, address, descriptors, first_slot)
+        return Listener(listener_id, address, inherited[:1], first_slot, shared=True, inherited=1)
+    return Listener(listener_id, address, descriptors, first_slot, inherited=len(inherited))
 
 
 def queue_length(descriptor: int) -> int:
@@ -264,10 +308,19 @@ def _file_identity(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _reuses_port(descriptor: int) -> bool:
+def _allow_siblings(descriptor: int) -> None:
+    """Set SO_REUSEPORT on a socket that is bound already: the kernel forms the group when the next one is bound.
+
+    systemd leaves the option out unless the unit says ReusePort=yes. Siblings also need the same user: a socket that
+    root bound for a service of another user stays alone.
+    """
     sock = _socket.socket(fileno=os.dup(descriptor))
     try:
-        return bool(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT))
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
+        sock.setsockopt(_socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)  # of a worker that left without its keeper
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
     finally:
         sock.close()
 

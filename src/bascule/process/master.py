@@ -22,6 +22,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from bascule.change.compiled import CompiledSnapshot
     from bascule.process.configuration import Configuration
     from bascule.shared.statistics import Directory
 
@@ -97,15 +98,22 @@ class Boot:
 
         loaded = configuration.load(master.options)
         self._make_regions(loaded)
-        assert master.directory is not None
-        from bascule.process.names import resolve_now
-
-        master.addresses = resolve_now(loaded.tree)
-        compiled = loaded.compile(1, master.directory.slot, master.addresses)
-        master.tell_keeper({"type": "settings", **loaded.settings()})
+        compiled = self._compile(loaded)
+        master.tell_keeper({"type": "settings", **loaded.process_settings()})
         self._bind(loaded)
         self._publish(loaded, compiled.revision, compiled.image)
         report_warnings(master.log, loaded)
+
+    def _compile(self, loaded: Configuration) -> CompiledSnapshot:
+        master = self._master
+        assert master.directory is not None
+        compiled = loaded.compile(1, master.directory.slot, {})
+        if compiled.unresolved:
+            from bascule.process.names import resolve_now
+
+            master.addresses = resolve_now(loaded.tree)
+            compiled = loaded.compile(1, master.directory.slot, master.addresses)
+        return compiled
 
     def _greeted(self, hello: dict[str, Any], descriptors: list[int]) -> None:
         master = self._master
@@ -136,12 +144,10 @@ class Boot:
         master.tell_keeper({"type": "regions"}, master.regions)
 
     def _bind(self, loaded: Configuration) -> None:
-        from bascule.model.problems import ConfigError
-
-        self._master.tell_keeper({"type": "bind", "listeners": loaded.listeners(), "slots": loaded.tree.settings.slots})
+        self._master.tell_keeper({"type": "bind", "listeners": loaded.listeners(), "slots": loaded.settings.slots})
         answer, _ = self._await("bound", "bind_failed")
         if answer["type"] == "bind_failed":
-            raise ConfigError(bind_problems(answer["problems"], loaded.origin))
+            raise loaded.bind_error(answer["problems"])
 
     def _publish(self, loaded: Configuration, revision: int, image: bytes) -> None:
         from bascule.shared.snapshot import make_memfd
@@ -169,21 +175,6 @@ class Boot:
             if message["type"] == "reload":
                 self.reload_wanted = True
             self._master.common_message(message, descriptors)
-
-
-def bind_problems(problems: list[dict[str, str]], origin: str) -> list[Any]:
-    """Return the keeper's complaints as problems of the configuration."""
-    from bascule.model.problems import Problem
-
-    return [
-        Problem(
-            path=("listeners", problem["id"], "address"),
-            message=problem["message"],
-            remedy=problem["remedy"],
-            file=origin,
-        )
-        for problem in problems
-    ]
 
 
 def report_warnings(log: Log, loaded: Configuration) -> None:

@@ -77,12 +77,13 @@ class Rebinding:
 
     def close(self, closing: list[Listener], quiet_s: float, done: Callable[[int], None]) -> None:
         """Close these listeners as `unbind` does, with another length of quiet."""
+        for listener in closing:
+            listener.closing = True
+            if not listener.bequeathed:
+                listener.stop_handshakes()
         if not closing:
             done(0)
             return
-        for listener in closing:
-            listener.closing = True
-            listener.stop_handshakes()
         now = time.monotonic()
         deadline_s = now + (EMPTYING_MAX_S if self._crew.workers else 0.0)
         self._await_empty(closing, quiet_s, now, deadline_s, done)
@@ -91,8 +92,7 @@ class Rebinding:
         self, closing: list[Listener], quiet_s: float, since_s: float, deadline_s: float, done: Callable[[int], None]
     ) -> None:
         now = time.monotonic()
-        queued = sum(listener.queued() for listener in closing)
-        if queued:
+        if sum(listener.queued() for listener in closing if not listener.bequeathed):
             since_s = now
         if now - since_s < quiet_s and now < deadline_s:
             self._poller.call_later(_LOOK_S, lambda: self._await_empty(closing, quiet_s, since_s, deadline_s, done))
@@ -115,14 +115,28 @@ class Rebinding:
             self._log.info("listener closed", listener=listener.id, address=listener.address, connections_lost=lost)
         done(lost)
 
+    def forget_unused(self) -> None:
+        """Close what a master had bound but died before using: nobody would accept there."""
+        for key, listener in list(self._crew.listeners.items()):
+            if key not in self._crew.listening and not listener.closing:
+                listener.close()
+                del self._crew.listeners[key]
+
     def _open(self, listener_id: str, address: str, slot_count: int) -> Listener:
         first = self._next_slot.get(listener_id, 0)
-        matching = [fd for fd, (bound, name) in self._inherited.items() if bound == address or name == listener_id]
-        # systemd's socket is ours for good: it is duplicated, so that a listener can be removed and come back.
-        inherited = [os.dup(descriptor) for descriptor in matching]
-        count = slot_count or slots.slot_count(self._crew.target)
-        listener = open_listener(
-            listener_id, address, count, first_slot=first, inherited=inherited, exclusive=self.exclusive
-        )
+        same = next((other for other in self._crew.listeners.values() if other.address == address), None)
+        if same is not None and not same.closing:
+            listener = same.bequeath(listener_id, first)
+        else:
+            matching = [fd for fd, (bound, name) in self._inherited.items() if bound == address or name == listener_id]
+            listener = open_listener(
+                listener_id,
+                address,
+                slot_count or slots.slot_count(self._crew.target),
+                first_slot=first,
+                # systemd's sockets stay open here, so that a listener can be removed and come back
+                inherited=[os.dup(descriptor) for descriptor in matching],
+                exclusive=self.exclusive,
+            )
         self._next_slot[listener_id] = first + len(listener.descriptors)
         return listener

@@ -34,7 +34,7 @@ def assign(owners: Sequence[int | None], workers: Sequence[int]) -> list[int | N
         return [None] * len(owners)
     held = dict.fromkeys(workers, 0)
     for owner in owners:
-        if owner in held:
+        if owner is not None and owner in held:
             held[owner] += 1
     share, larger = divmod(len(owners), len(held))
     # The larger shares go to those that hold most now: nothing else keeps the number of moves minimal.
@@ -42,7 +42,7 @@ def assign(owners: Sequence[int | None], workers: Sequence[int]) -> list[int | N
     target = {worker: share + (place < larger) for place, worker in enumerate(by_holding)}
     result: list[int | None] = [None] * len(owners)
     for slot, owner in enumerate(owners):
-        if target.get(owner):
+        if owner is not None and target.get(owner):
             result[slot] = owner
             target[owner] -= 1
     takers = [worker for worker in sorted(target) for _ in range(target[worker])]

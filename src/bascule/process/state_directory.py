@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 
 from bascule.process import wire
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 PID_FILE = "keeper.pid"
 ADMIN_SOCKET = "admin.sock"
 PROCESSES_FILE = "processes.json"
+LOCK_ATTEMPTS = 5
+LOCK_PAUSE_S = 0.01
 
 
 class StateDirectoryError(Exception):
@@ -71,11 +74,15 @@ class StateDirectory:
         os.close(self._pid_file)
 
     def _lock(self) -> int:
-        while True:
+        for attempt in range(1, LOCK_ATTEMPTS + 1):
             descriptor = os.open(self.file(PID_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if attempt < LOCK_ATTEMPTS:  # `bascule status` tries the lock for a moment to see whether we live
+                    os.close(descriptor)
+                    time.sleep(LOCK_PAUSE_S)
+                    continue
                 holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
                 os.close(descriptor)
                 raise StateDirectoryError(
@@ -85,6 +92,9 @@ class StateDirectory:
             if _is_at(descriptor, self.file(PID_FILE)):
                 return descriptor
             os.close(descriptor)  # its last holder removed the file between our open and our lock
+        raise StateDirectoryError(
+            f"the pid file in {self.path} keeps changing; is something starting keepers in a loop?"
+        )
 
 
 def _is_at(descriptor: int, path: str) -> bool:
