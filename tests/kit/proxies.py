@@ -202,12 +202,18 @@ class BasculeProcess(ProxyProcess):
 
     def status(self) -> dict[str, Any]:
         """Return what the admin socket says: processes, workers, revisions."""
-        found: dict[str, Any] = json.loads(get(str(self.state / "admin.sock"), "/v1/status").body)
+        found: dict[str, Any] = json.loads(self._admin("/v1/status"))
         return found
 
     def metrics(self) -> str:
         """Return the metrics in Prometheus' text format."""
-        return get(str(self.state / "admin.sock"), "/metrics").body.decode()
+        return self._admin("/metrics").decode()
+
+    def _admin(self, target: str) -> bytes:
+        """Ask the admin socket, which opens a little after the first request is served."""
+        socket_path = self.state / "admin.sock"
+        until(socket_path.exists, "the admin socket opens")
+        return get(str(socket_path), target).body
 
     def assert_quiet(self, deadline_s: float = 5.0) -> None:
         """Wait until no exchange is in flight and no client is connected, and in a debug build nothing is left over."""

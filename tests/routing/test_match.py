@@ -64,7 +64,11 @@ def test_path_and_prefix(route: str, path: str, matches: bool) -> None:
         ("Host(`[::1]`)", {"host": "[::1]"}, {}),
         ("Host(`<x>`)", {"host": "[::1]"}, None),
         ("Host(`<t>.a.com`) && Path(`/<t2>`)", {"host": "b.a.com", "path": "/z"}, {"t": b"b", "t2": b"z"}),
-        ("Header(`X-A`, `v<int:n>/<path:r>`)", {"headers": [("x-a", "n"), ("x-a", "v1/2/3")]}, {"n": b"1", "r": b"2/3"}),
+        (
+            "Header(`X-A`, `v<int:n>/<path:r>`)",
+            {"headers": [("x-a", "n"), ("x-a", "v1/2/3")]},
+            {"n": b"1", "r": b"2/3"},
+        ),
         ("Header(`X-A`)", {"headers": [("x-A", "")]}, {}),
         ("Header(`X-A`, `b`)", {"headers": [("x-a", "B")]}, None),
         ("!Header(`X-A`)", {"headers": [("x-a", "B")]}, None),

@@ -242,10 +242,10 @@ def test_an_overfull_table_forgets_the_keys_whose_time_passes_first(fd: int) -> 
     table = LimitTable(fd, 0)
     entries = table.capacity[0]
     table.repeat(1, b"short", [rate(1, SECOND)], entries, START, 0, entries)
-    table.repeat(1, b"long", [rate(1, 3600 * SECOND)], entries // 4, START, 0, entries // 4)
+    table.repeat(1, b"long", [rate(1, 3600 * SECOND)], entries // 8, START, 0, entries // 8)
     assert table.live_evictions > 0
-    again = table.repeat(1, b"long", [rate(1, 3600 * SECOND)], entries // 4, START, 0, entries // 4)
-    assert again < entries // 4 * 0.01
+    again = table.repeat(1, b"long", [rate(1, 3600 * SECOND)], entries // 8, START, 0, entries // 8)
+    assert again < entries // 8 * 0.01
 
 
 # ---- hash ----

@@ -53,7 +53,11 @@ def commands() -> list[str]:
 def test_commands_of_the_readme_exist(command: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(
-        [sys.executable, "-m", "bascule", command, "--help"], capture_output=True, text=True, env=environment, check=False
+        [sys.executable, "-m", "bascule", command, "--help"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert command in done.stdout

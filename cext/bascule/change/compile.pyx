@@ -4,9 +4,10 @@ Order is the order of ids, so equal trees give equal bytes, whatever order their
 its dictionaries die with the call, and the caller may drop the tree (docs/life-of-a-change.md, "What the master keeps").
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
@@ -35,6 +36,8 @@ cdef enum:
     HTTP_SCHEME_LENGTH = 7        # "http://"
 
 
+@cython.internal
+@cython.final
 cdef class Strings:
     """The STRINGS section while it grows: each text once, in order of first use; sockaddrs 8-byte aligned."""
 
@@ -104,6 +107,8 @@ cdef bytes zeroed(uint64_t count, uint64_t record_size):
     return section
 
 
+@cython.internal
+@cython.final
 cdef class Compilation:
     """One run of the compiler."""
 

@@ -6,7 +6,7 @@ the fields the engine reads, by value.
 """
 
 from libc.stddef cimport size_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memset
 
 cdef extern from "dlfcn.h" nogil:
     void* dlopen(const char* path, int flags)

@@ -3,7 +3,6 @@
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport strerror
 
 from bascule.codec.head cimport heads_bind
 from bascule.codec.llhttp cimport llhttp_bind
@@ -53,11 +52,10 @@ from bascule.engine.types cimport (
     ListenerRuntime,
     ServerRuntime,
     Slot,
-    Source,
 )
 from bascule.request.exchange cimport drain_delay_ms, exchange_gone, snapshot_unpin
 from bascule.request.s9_account cimport access_log_flush
-from bascule.routing.match cimport RouteTable, route_table_close, route_table_open
+from bascule.routing.match cimport RouteTable, route_table_open
 from bascule.shared.limits cimport limits_open
 from bascule.shared.snapshot cimport Snapshot, snapshot_open
 from bascule.shared.statistics cimport statistics_open

@@ -275,8 +275,8 @@ cdef int engine_turn(Engine* engine) noexcept nogil:
     """Handles events until none is ready, at most TURNS_MAX batches, then returns to uvloop."""
     cdef epoll_event events[EVENTS_MAX]
     cdef int handled = 0
-    cdef int turn, count, i
-    for turn in range(TURNS_MAX):
+    cdef int _turn, count, i
+    for _turn in range(TURNS_MAX):
         count = epoll_wait(engine.epoll_fd, events, EVENTS_MAX, 0)
         engine_clock(engine)
         for i in range(count):

@@ -44,13 +44,12 @@ from bascule.engine.types cimport (
     X_STARTED,
     X_TUNNEL,
     Direction,
-    Head,
     output_empty,
 )
 from bascule.request.s9_account cimport account_begin, account_end
 from bascule.routing.match cimport RouteTable, route_table_close
 from bascule.shared.limits cimport limits_release
-from bascule.shared.statistics cimport ERROR_CLIENT_GONE, ERROR_OVERLOAD
+from bascule.shared.statistics cimport ERROR_CLIENT_GONE
 
 cdef enum:
     LINGER_MS = 2000              # how long a client may go on sending after its answer

@@ -1,6 +1,6 @@
 """See rewrite.pxd. Forwarded: RFC 7239; X-Forwarded-*: de facto; Via: RFC 9110 section 7.6.3."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport strlen
 
@@ -12,7 +12,6 @@ from bascule.engine.types cimport (
     FRAMING_CHUNKED,
     FRAMING_LENGTH,
     HEADER_FORWARDED,
-    HEADER_VIA,
     HEADER_X_FORWARDED_FOR,
     HEADER_X_FORWARDED_HOST,
     HEADER_X_FORWARDED_PROTO,
@@ -123,10 +122,10 @@ cdef uint64_t next_random(Engine* engine) noexcept nogil:
 cdef uint32_t put_request_id(Engine* engine, char* out, uint32_t at) noexcept nogil:
     cdef const char* digits = b"0123456789abcdef"
     cdef uint64_t word
-    cdef uint32_t half, i
-    for half in range(2):
+    cdef uint32_t _half, _i
+    for _half in range(2):
         word = next_random(engine)
-        for i in range(16):
+        for _i in range(16):
             out[at] = digits[word & 15]
             word >>= 4
             at += 1

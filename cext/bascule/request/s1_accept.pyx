@@ -4,8 +4,8 @@ Slots are level-triggered and one connection is accepted per report: the queue o
 an accept that only says EAGAIN costs as much as one that succeeds.
 """
 
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, errno
+from libc.stdint cimport uint16_t, uint32_t
 from libc.stdlib cimport calloc
 
 from bascule.engine.connection cimport conn_close, conn_open, conn_timeout

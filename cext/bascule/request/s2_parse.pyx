@@ -39,13 +39,11 @@ from bascule.engine.system cimport AF_INET, AF_INET6, likely, memcmp, memcpy, me
 from bascule.engine.types cimport (
     CLIENT_EXCHANGE,
     CLIENT_HEAD,
-    CLIENT_IDLE,
     CONN_UNIX,
     DIRECTION_BODY,
     DIRECTION_DONE,
     FRAMING_CHUNKED,
     FRAMING_LENGTH,
-    FRAMING_NONE,
     HEADER_X_FORWARDED_FOR,
     LOG_TARGET_MAX,
     READY_EOF,
@@ -465,8 +463,8 @@ cdef void client_read(Engine* engine, Conn* client, request_ready ready) noexcep
 cdef void client_linger(Engine* engine, Conn* client) noexcept nogil:
     """Discards what a client sends after its answer, until it closes or the linger time is over."""
     cdef int got
-    cdef int turn
-    for turn in range(16):
+    cdef int _turn
+    for _turn in range(16):
         if not client.ready & (READY_READ | READY_EOF | READY_ERROR):
             return
         got = conn_read(engine, client, engine.scratch, SCRATCH_BYTES)

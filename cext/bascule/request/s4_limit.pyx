@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 
-from bascule.engine.system cimport likely, memcpy, unlikely
+from bascule.engine.system cimport likely, memcpy
 from bascule.engine.types cimport Header
 from bascule.request.exchange cimport exchange_reply
 from bascule.shared.limits cimport RateDecision, limits_acquire, limits_hash, limits_take

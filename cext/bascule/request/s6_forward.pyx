@@ -1,9 +1,9 @@
 """See s6_forward.pxd."""
 
 from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 
-from bascule.engine.connection cimport buf_free, conn_close, conn_open, conn_set_state, conn_timeout
+from bascule.engine.connection cimport conn_close, conn_open, conn_set_state, conn_timeout
 from bascule.engine.memory cimport Buf
 from bascule.engine.system cimport (
     AF_INET,
@@ -35,7 +35,6 @@ from bascule.engine.system cimport (
 )
 from bascule.engine.timers cimport timer_set
 from bascule.engine.types cimport (
-    CONN_CLOSED,
     CONN_REUSED,
     DIRECTION_DONE,
     READY_EOF,

@@ -1,6 +1,6 @@
 """See s7_respond.pxd. RFC 9110 sections 15 and 7.6, RFC 9112 sections 4 and 6.3."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t
 from libc.stdio cimport snprintf
 
 from bascule.codec.head cimport (
@@ -17,10 +17,8 @@ from bascule.codec.head cimport (
 )
 from bascule.engine.connection cimport (
     IO_CLOSED,
-    IO_DONE,
     IO_NO_MEMORY,
     READ_AGAIN,
-    READ_END,
     buf_free,
     buf_get,
     conn_emit,
@@ -28,7 +26,7 @@ from bascule.engine.connection cimport (
     conn_set_state,
     conn_timeout,
 )
-from bascule.engine.memory cimport BUF_BYTES, BUF_RESERVE, Buf
+from bascule.engine.memory cimport BUF_BYTES, BUF_RESERVE
 from bascule.engine.system cimport iovec, memcpy, memmove, unlikely
 from bascule.engine.types cimport (
     CLIENT_TUNNEL,

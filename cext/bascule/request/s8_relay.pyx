@@ -24,7 +24,6 @@ from bascule.engine.connection cimport (
 from bascule.engine.memory cimport BUF_BYTES, BUF_RESERVE, Buf
 from bascule.engine.system cimport SHUT_WR, iovec, likely, memchr, memcpy, memmove, shutdown, unlikely
 from bascule.engine.types cimport (
-    DIRECTION_BODY,
     DIRECTION_DONE,
     DIRECTION_HEAD,
     FRAMING_CHUNKED,
@@ -34,7 +33,6 @@ from bascule.engine.types cimport (
     READY_EOF,
     READY_ERROR,
     READY_READ,
-    READY_WRITE,
     SCRATCH_BYTES,
     X_KEEP_CLIENT,
     X_KEEP_SERVER,
@@ -47,7 +45,6 @@ from bascule.shared.statistics cimport (
     ERROR_CLIENT_SLOW,
     ERROR_OVERLOAD,
     ERROR_RESPONSE_CUT,
-    ERROR_SERVER_CLOSED,
 )
 
 
@@ -205,9 +202,9 @@ cdef void relay_response(Engine* engine, Exchange* x) noexcept nogil:
     cdef Direction* d = &x.response
     cdef Conn* server = x.server
     cdef Conn* client = x.client
-    cdef uint32_t size, turn
+    cdef uint32_t size, _turn
     cdef int got
-    for turn in range(READS_MAX):
+    for _turn in range(READS_MAX):
         if not output_empty(&d.out):
             got = output_flush(engine, client, &d.out)
             if got == IO_CLOSED:
@@ -320,9 +317,9 @@ cdef void relay_request(Engine* engine, Exchange* x) noexcept nogil:
     cdef Conn* server = x.server
     cdef Conn* client = x.client
     cdef Buf* input
-    cdef uint32_t size, turn, consumed
+    cdef uint32_t size, _turn, consumed
     cdef int got
-    for turn in range(READS_MAX):
+    for _turn in range(READS_MAX):
         if d.sink_closed:
             return
         if not output_empty(&d.out):
@@ -385,9 +382,9 @@ cdef void relay_request(Engine* engine, Exchange* x) noexcept nogil:
 cdef int pump(Engine* engine, Exchange* x, Direction* d, Conn* source, Conn* sink, bint* moved) noexcept nogil:
     """One way of a tunnel. IO_DONE: finished; IO_PENDING: waits; IO_CLOSED: an end is gone."""
     cdef iovec part
-    cdef uint32_t turn
+    cdef uint32_t _turn
     cdef int got
-    for turn in range(READS_MAX):
+    for _turn in range(READS_MAX):
         if not output_empty(&d.out):
             got = output_flush(engine, sink, &d.out)
             if got != IO_DONE:

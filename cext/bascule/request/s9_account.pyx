@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 
-from bascule.engine.system cimport AF_INET, AF_INET6, inet_ntop, memcpy, unlikely, write
+from bascule.engine.system cimport AF_INET, AF_INET6, inet_ntop, unlikely, write
 from bascule.engine.types cimport AccessLog, X_ROUTED
 from bascule.shared.snapshot cimport Str
 from bascule.shared.statistics cimport (

@@ -3,7 +3,7 @@
 import ipaddress
 
 from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memchr, memcpy, memset
+from libc.string cimport memchr, memcpy
 
 from bascule.routing import pcre
 from bascule.routing.expression cimport (

@@ -354,7 +354,7 @@ cdef class Matcher:
     def match_many(self, list requests not None, uint32_t rounds=1):
         """(seconds per match, matches): matches (host, path) pairs `rounds` times over; what a benchmark can time without Python."""
         cdef uint64_t count = len(requests), found = 0, i
-        cdef uint32_t r
+        cdef uint32_t _r
         cdef RouteRequest* prepared = <RouteRequest*>calloc(count + 1, sizeof(RouteRequest))
         cdef RouteMatch match
         cdef double start
@@ -367,7 +367,7 @@ cdef class Matcher:
             prepared[i].method = slice_of(b"GET")
         start = monotonic()
         with nogil:
-            for r in range(rounds):
+            for _r in range(rounds):
                 for i in range(count):
                     route_match(self.table, prepared + i, &match)
                     found += match.frontend != NO_INDEX

@@ -76,6 +76,9 @@ class Demo:
 
     async def run(self, *, keep: bool) -> int:
         """Show everything; return the number of failed requests."""
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         try:
             await self.start()
             await self.show()
@@ -251,5 +254,5 @@ def demo(*, seconds: float = 20.0, workers: int = 2, keep: bool = False, json_ou
     except DemoError as error:
         print(f"bascule demo: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return 130

@@ -16,7 +16,13 @@ class Matcher:
         headers: Iterable[tuple[str | bytes, str | bytes]] = (),
         client_ip: str | None = None,
     ) -> Match:
-        """The winning route. `host` in lower case without port, `path` canonical, `query` raw without '?'; client_ip None: a Unix client."""
+        """The winning route.
+
+        `host` in lower case without port, `path` canonical, `query` raw without '?'; client_ip None: a Unix client.
+        """
 
     def match_many(self, requests: list[tuple[str, str]], rounds: int = 1) -> tuple[float, int]:
-        """(seconds a match, number matched) of GET requests for (host, path), matched in order `rounds` times without Python between."""
+        """(seconds a match, number matched) of GET requests for (host, path).
+
+        They are matched in order, `rounds` times, without Python between.
+        """

@@ -23,7 +23,7 @@ REPEAT_MAX = 1000
 GROUP_DEPTH_MAX = 20
 
 
-class _Unsafe(Exception):  # noqa: N818
+class _Unsafe(Exception):
     def __init__(self, message: str, offset: int, remedy: str) -> None:
         super().__init__(message)
         self.refusal: Refusal = (message, offset, remedy)
@@ -120,7 +120,7 @@ class _Scanner:
             self.at += 1
             return None if char in b".^$" else char
         following = self.pattern[self.at + 1 : self.at + 2]
-        if following.isdigit() and following != b"0" or following in (b"g", b"k"):
+        if (following.isdigit() and following != b"0") or following in (b"g", b"k"):
             raise _Unsafe("back reference in a regexp", self.at, "it can be slow; compare in the server instead")
         if following in (b"C", b"K", b"Q", b"E", b"X", b"R", b"N", b"P", b"p"):
             raise _Unsafe(f"\\{following.decode()} in a regexp", self.at, "it may not be used in routes")
@@ -178,7 +178,9 @@ class _Scanner:
         self.groups[-1].open_repeats += 1
         self.open_repeats += 1
         if self.open_repeats > OPEN_REPEATS_MAX:
-            raise _Unsafe(f"regexp with more than {OPEN_REPEATS_MAX} open repeats (*, +)", where, "simplify it or split the route")
+            raise _Unsafe(
+                f"regexp with more than {OPEN_REPEATS_MAX} open repeats (*, +)", where, "simplify it or split the route"
+            )
         if atom is not None:
             if before is not None and (before == atom or b"." in (before, atom)):
                 raise _Unsafe("two open repeats side by side in a regexp", start, "join them into one")
@@ -191,7 +193,9 @@ class _Scanner:
                 where,
                 "they can take exponential time; repeat only the group or only what is in it",
             )
-        if len(group.starts) > 1 and (None in group.starts or b"" in group.starts or len(set(group.starts)) < len(group.starts)):
+        if len(group.starts) > 1 and (
+            None in group.starts or b"" in group.starts or len(set(group.starts)) < len(group.starts)
+        ):
             raise _Unsafe(
                 "repeated alternatives that may begin alike in a regexp, as in (a|ab)*",
                 where,

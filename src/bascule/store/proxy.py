@@ -122,7 +122,7 @@ def _wrong_with(words: list[str]) -> str:
 def prefix_id(prefix: str) -> str:
     """Return the id of a prefix's frontend and backend: slashes as dots, "." for "/"; unusual prefixes by hash."""
     name = prefix[1:].replace("/", ".") or "."
-    if id_valid(name) and "." not in prefix and name != "proxy":
+    if id_valid(name) and "." not in prefix and "//" not in prefix and name != "proxy":
         return name
     return "prefix-" + hashlib.blake2b(prefix.encode(), digest_size=8).hexdigest()
 

@@ -1,0 +1,69 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bascule.cli.options import UsageError, parse
+
+
+def test_defaults() -> None:
+    assert parse("run", []) == {
+        "command": "run",
+        "config": str(Path("bascule.toml").absolute()),
+        "store": "file",
+        "listen": [],
+        "to": [],
+        "routes": "",
+        "state": "",
+        "workers": 0,
+        "slots": 0,
+        "drain_timeout_ms": 0,
+        "log_format": "logfmt",
+        "log_file": "",
+        "pid_file": "",
+    }
+
+
+def test_every_way_to_write_an_option() -> None:
+    options = parse("run", ["-c", "/a", "--workers=3", "--drain-timeout", "2m", "--state", "x", "--log-format=json"])
+    assert (options["config"], options["workers"], options["drain_timeout_ms"]) == ("/a", 3, 120_000)
+    assert (options["state"], options["log_format"]) == (str(Path("x").absolute()), "json")
+    proxy = parse("proxy", ["--listen", ":1", "--listen=:2", "--to", "a:1", "--routes", "r"])
+    assert (proxy["listen"], proxy["to"], proxy["routes"]) == ([":1", ":2"], ["a:1"], str(Path("r").absolute()))
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        ("run", ["--config"], "--config needs a value"),
+        ("run", ["--config="], "--config needs a value"),
+        ("run", ["--confg", "x"], "--confg is not an option"),
+        ("run", ["--work", "1"], "did you mean --workers?"),
+        ("run", ["--listen", ":1"], "--listen is not an option"),
+        ("run", ["x.toml"], "unexpected argument 'x.toml'"),
+        ("run", ["--workers", "many"], "a whole number from 0 to 256"),
+        ("run", ["--workers", "-1"], "a whole number"),
+        ("run", ["--workers", "257"], "from 0 to 256"),
+        ("run", ["--store", "etcd"], "this version knows file"),
+        ("run", ["--drain-timeout", "5"], "a duration such as 30s"),
+        ("run", ["-c", "a", "-c", "b"], "-c is given twice"),
+        ("run", ["-c", "a", "--config", "b"], "--config is given twice"),
+        ("proxy", ["--to", "a:1"], "--listen ADDRESS is missing"),
+        ("proxy", ["--listen", ":1"], "add --to HOST:PORT or --routes FILE"),
+    ],
+)
+def test_misuse(command: str, words: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(command, words)
+    assert message in str(caught.value)
+    assert f"see `bascule {command} --help`" in str(caught.value)
+
+
+def test_the_table_costs_no_imports() -> None:
+    code = "import sys, bascule.cli.options; print(*sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    loaded = result.stdout.split()
+    assert not {"click", "msgspec", "asyncio", "re", "typing", "dataclasses", "argparse"} & set(loaded)

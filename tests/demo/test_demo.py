@@ -1,0 +1,56 @@
+"""`bascule demo` does what it promises: an origin is replaced under traffic, no request fails, nothing is left running."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from kit.proxies import ROOT
+from kit.waiting import until
+
+COMMAND = [sys.executable, "-m", "bascule", "demo"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
+
+
+def processes_of(directory: str) -> list[int]:
+    """Return the processes whose command line names the demo's directory."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if directory.encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_an_origin_is_replaced_without_a_failed_request() -> None:
+    done = subprocess.run(
+        [*COMMAND, "--seconds", "4", "--json"], capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["failed"] == 0
+    assert summary["failures"] == []
+    assert set(summary["by_origin"]) == {"a 1.0.0", "b 1.0.0", "c 2.0.0"}
+    assert all(count > 0 for count in summary["by_origin"].values())
+    assert summary["requests"] == sum(summary["by_origin"].values())
+
+
+def test_terminated_demo_leaves_nothing_behind() -> None:
+    with subprocess.Popen([*COMMAND, "--keep"], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        assert process.stdout is not None
+        line = ""
+        end = time.monotonic() + 30
+        while "edit " not in line and time.monotonic() < end:
+            line = process.stdout.readline()
+        directory = str(Path(line.split()[-1]).parent)
+        assert processes_of(directory)
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+        assert process.wait(30) == 130
+    until(lambda: not processes_of(directory), "every process of the demo has ended")
+    assert not Path(directory).exists()

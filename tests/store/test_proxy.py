@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+
+from bascule.model.problems import ConfigError
+from bascule.store.proxy import prefix_id, tree_from_proxy_arguments
+
+
+def test_addresses_in_their_short_forms() -> None:
+    tree = tree_from_proxy_arguments(
+        [":8080", "9090", "unix:///run/x.sock"], ["9001", ":9002", "h:3", "http://h:4", "unix:///r/a"]
+    )
+    assert {listener.address for listener in tree.listeners.values()} == {
+        "0.0.0.0:8080",
+        "0.0.0.0:9090",
+        "unix:///run/x.sock",
+    }
+    assert [server.url for server in tree.backends["proxy"].servers.values()] == [
+        "http://127.0.0.1:9001",
+        "http://127.0.0.1:9002",
+        "http://h:3",
+        "http://h:4",
+        "unix:///r/a",
+    ]
+    assert tree.frontends["proxy"].route == "PathPrefix(`/`)"
+
+
+def test_wrong_addresses_are_told_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        tree_from_proxy_arguments(["localhost:80"], ["h", "h:99999"])
+    assert len(caught.value.problems) == 3
+    assert all(problem.remedy for problem in caught.value.problems)
+
+
+def test_a_routes_file(tmp_path: Path) -> None:
+    file = tmp_path / "routes"
+    file.write_text("# comment\n\n/api/ a:1 b:2\n  /x\tc:3  \n/api/ d:4\n/ e:5\n/a.b c:3\n")
+    tree = tree_from_proxy_arguments([":80"], [], routes=str(file))
+    assert {name: frontend.route for name, frontend in tree.frontends.items()} == {
+        "api.": "PathPrefix(`/api/`)",
+        "x": "PathPrefix(`/x`)",
+        ".": "PathPrefix(`/`)",
+        prefix_id("/a.b"): "PathPrefix(`/a.b`)",
+    }
+    assert [server.url for server in tree.backends["api."].servers.values()] == [
+        "http://a:1",
+        "http://b:2",
+        "http://d:4",
+    ]
+    assert set(tree.frontends) == set(tree.backends)
+
+
+def test_ids_come_from_prefixes_not_positions(tmp_path: Path) -> None:
+    lines = [f"/svc-{index}/ 127.0.0.1:9001" for index in range(100)]
+    first, second = tmp_path / "1", tmp_path / "2"
+    first.write_text("\n".join(lines))
+    second.write_text("\n".join(["/new/ 127.0.0.1:9001", *reversed(lines)]))
+    old = tree_from_proxy_arguments([":80"], [], routes=str(first))
+    new = tree_from_proxy_arguments([":80"], [], routes=str(second))
+    assert {name: new.frontends[name] for name in old.frontends} == old.frontends
+    assert set(new.frontends) - set(old.frontends) == {"new."}
+
+
+def test_different_prefixes_have_different_ids() -> None:
+    prefixes = [
+        "/",
+        "/a",
+        "/a/",
+        "/a/b",
+        "/a.b",
+        "/a/b/",
+        "/proxy",
+        "/ä",
+        "/" + "x" * 200,
+        "/" + "x" * 201,
+        "//",
+        "/%41",
+    ]
+    assert len({prefix_id(prefix) for prefix in prefixes}) == len(prefixes)
+
+
+def test_wrong_lines_of_a_routes_file(tmp_path: Path) -> None:
+    file = tmp_path / "routes"
+    file.write_text("/ok a:1\nnope a:1\n/alone\n/with<x> a:1\n/bad-server a\n")
+    with pytest.raises(ConfigError) as caught:
+        tree_from_proxy_arguments([":80"], [], routes=str(file))
+    lines = {problem.line: problem.message for problem in caught.value.problems}
+    assert "does not start with a slash" in lines[2]
+    assert "has no server" in lines[3]
+    assert "a route cannot hold" in lines[4]
+    assert "not the url of a server" in lines[0]
+    with pytest.raises(ConfigError, match="cannot be read"):
+        tree_from_proxy_arguments([":80"], [], routes=str(tmp_path / "missing"))
