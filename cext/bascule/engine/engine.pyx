@@ -148,6 +148,8 @@ cdef class Engine:
         return self.c.epoll_fd
 
     def turn(self):
+        if self.c.epoll_fd < 0:
+            return
         with nogil:
             engine_turn(self.c)
 

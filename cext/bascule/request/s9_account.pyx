@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 
 from bascule.engine.system cimport AF_INET, AF_INET6, inet_ntop, unlikely, write
-from bascule.engine.types cimport AccessLog, X_ROUTED
+from bascule.engine.types cimport AccessLog, X_ROUTED, is_mapped_v4
 from bascule.shared.snapshot cimport Str
 from bascule.shared.statistics cimport (
     ERROR_NONE,
@@ -21,7 +21,8 @@ cdef enum:
 
 cdef void account_begin(Engine* engine, Exchange* x) noexcept nogil:
     engine.exchange_count += 1
-    x.client.listener.stats.in_flight += 1
+    x.stat_listener = x.client.listener.stats
+    x.stat_listener.in_flight += 1
 
 
 cdef void account_route(Engine* engine, Exchange* x) noexcept nogil:
@@ -63,7 +64,7 @@ cdef void account_end(Engine* engine, Exchange* x) noexcept nogil:
     cdef uint64_t latency_us = engine.now_us - x.started_us
     cdef uint32_t status = statistics_status_index(x.status)
     engine.exchange_count -= 1
-    charge(engine, x.client.listener.stats, x, status, latency_us)
+    charge(engine, x.stat_listener, x, status, latency_us)
     if x.flags & X_ROUTED:
         charge(engine, x.stat_frontend, x, status, latency_us)
         charge(engine, x.stat_backend, x, status, latency_us)
@@ -136,7 +137,7 @@ cdef void log_line(Engine* engine, Exchange* x, uint64_t latency_us) noexcept no
     cdef int n
     if log.used + LINE_MAX + 2100 > sizeof(log.data):
         access_log_flush(engine)
-    if x.client_ip[10] == 0xFF and x.client_ip[11] == 0xFF:
+    if is_mapped_v4(x.client_ip):
         inet_ntop(AF_INET, x.client_ip + 12, client, 48)
     else:
         inet_ntop(AF_INET6, x.client_ip, client, 48)
