@@ -264,6 +264,8 @@ def test_a_client_that_drips_does_not_keep_a_stuck_server_alive() -> None:
         client.sendall(b"POST /app HTTP/1.1\r\nHost: a\r\nContent-Length: 900000000\r\n\r\n")
         server = h.accept()
         h.head(server)
+        client.send(b"x")
+        h.receive(server)
         quiet = time.monotonic()
         while time.monotonic() < quiet + 0.1:  # until the server's side is full
             h.turn()
@@ -328,6 +330,7 @@ def test_a_listener_named_after_its_slot_was_lent_keeps_its_gauges() -> None:
         late.listen()
         h.engine.lend("late", 0, os.dup(late.fileno()))
         client = socket.create_connection(late.getsockname())
+        client.setblocking(False)
         h.sockets += [late, client]
         h.until(lambda: h.engine.state()["clients"] == 1, "accepted")
         client.sendall(GET)
