@@ -16,8 +16,6 @@ cdef extern from "dlfcn.h" nogil:
         RTLD_NOW
         RTLD_NOLOAD
 
-import importlib.metadata
-
 _REMEDY = "install a supported release: pip install 'httptools>=0.7.1,<0.10'"
 
 
@@ -208,4 +206,5 @@ cdef int llhttp_bind() except -1:
 def bind():
     """Binds and probes; returns the version of httptools. Raises ParserMismatch."""
     llhttp_bind()
-    return importlib.metadata.version("httptools")
+    from importlib.metadata import version  # costs more to import than all of this module
+    return version("httptools")

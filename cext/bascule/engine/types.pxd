@@ -267,8 +267,8 @@ cdef struct Exchange:
     Direction request
     Direction response
     uint16_t log_length
+    Head head                     # from here on exchange_begin clears nothing
     char log_target[512]          # "METHOD target", filled only while the access log is on
-    Head head                     # last: exchange_begin clears what is before it
 
 cdef enum:
     LOG_TARGET_MAX = 512          # bytes of a request target that reach the access log

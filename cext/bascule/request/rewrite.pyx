@@ -1,7 +1,6 @@
 """See rewrite.pxd. Forwarded: RFC 7239; X-Forwarded-*: de facto; Via: RFC 9110 section 7.6.3."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdio cimport snprintf
 from libc.string cimport strlen
 
 from bascule.engine.connection cimport buf_get
@@ -110,6 +109,20 @@ cdef void drop_all(Head* head, uint8_t id) noexcept nogil:
             head.headers[i].dropped = 1
 
 
+cdef uint32_t put_number(char* out, uint32_t at, uint64_t value) noexcept nogil:
+    """Decimal digits; snprintf costs ten times as much."""
+    cdef char digits[20]
+    cdef uint32_t n = 20
+    while True:
+        n -= 1
+        digits[n] = <char>(c"0" + value % 10)
+        value //= 10
+        if value == 0:
+            break
+    memcpy(out + at, digits + n, 20 - n)
+    return at + 20 - n
+
+
 cdef uint64_t next_random(Engine* engine) noexcept nogil:
     """xorshift128+ (Vigna 2014), seeded from getrandom: unique enough to name requests, not a secret."""
     cdef uint64_t a = engine.random_state[0]
@@ -200,8 +213,9 @@ cdef int request_compose(Engine* engine, Exchange* x, RequestView* view) noexcep
     at = put_forwarded(engine, x, view, out, at)
     at = put_text(out, at, b"Via: 1.0 bascule\r\n" if view.http_10 else b"Via: 1.1 bascule\r\n", 18)
     if x.request.framing_out == FRAMING_LENGTH:
-        at += <uint32_t>snprintf(out + at, 64, b"Content-Length: %llu\r\n",
-                                 <unsigned long long>view.semantics.content_length)
+        at = put_text(out, at, b"Content-Length: ", 16)
+        at = put_number(out, at, view.semantics.content_length)
+        at = put_text(out, at, b"\r\n", 2)
     elif x.request.framing_out == FRAMING_CHUNKED:
         at = put_text(out, at, b"Transfer-Encoding: chunked\r\n", 28)
     if x.flags & X_UPGRADE:

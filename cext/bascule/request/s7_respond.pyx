@@ -1,7 +1,6 @@
 """See s7_respond.pxd. RFC 9110 sections 15 and 7.6, RFC 9112 sections 4 and 6.3."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.stdio cimport snprintf
 
 from bascule.codec.head cimport (
     FAULT_NONE,
@@ -60,7 +59,7 @@ from bascule.engine.types cimport (
     Header,
 )
 from bascule.request.exchange cimport exchange_fail, exchange_gone, forget_replay
-from bascule.request.rewrite cimport put_kept, put_text
+from bascule.request.rewrite cimport put_kept, put_number, put_text
 from bascule.request.s6_forward cimport forward_lost
 from bascule.request.s8_relay cimport RELAY_ENDED, relay_response, relay_response_bytes, relay_tunnel
 from bascule.shared.statistics cimport ERROR_BAD_RESPONSE, ERROR_OVERLOAD, ERROR_SERVER_CLOSED
@@ -109,7 +108,9 @@ cdef uint32_t compose(Engine* engine, Exchange* x, Semantics* s) noexcept nogil:
     cdef uint32_t at = put_status_line(engine, x, out)
     at = put_kept(out, at, &x.head)
     if s.has_length and x.status != 204 and (d.framing_in == FRAMING_LENGTH or d.framing_in == FRAMING_NONE):
-        at += <uint32_t>snprintf(out + at, 64, b"Content-Length: %llu\r\n", <unsigned long long>s.content_length)
+        at = put_text(out, at, b"Content-Length: ", 16)
+        at = put_number(out, at, s.content_length)
+        at = put_text(out, at, b"\r\n", 2)
     elif d.framing_out == FRAMING_CHUNKED:
         at = put_text(out, at, b"Transfer-Encoding: chunked\r\n", 28)
     if not x.flags & X_KEEP_CLIENT:

@@ -49,6 +49,10 @@ from bascule.shared.statistics cimport (
 )
 
 
+cdef enum:
+    COMPOSED_BODY_MAX = 4096      # a body up to this size is copied behind the composed head (Engine.compose has 8 KiB to spare)
+
+
 cdef bint trailer_allowed(const char* name, uint32_t length) noexcept nogil:
     # RFC 9110 section 6.5.1: fields for framing, routing, authentication and request modifiers must not come as trailers.
     return not (
@@ -124,6 +128,11 @@ cdef int relay_emit(Engine* engine, Exchange* x, Direction* direction, Conn* sin
             count += 1
     if count == 0:
         return IO_DONE
+    if count == 2 and head == engine.compose and not chunked and parts[1].iov_len <= COMPOSED_BODY_MAX:
+        # Measured: copying a small body behind its head costs less than the kernel's work for a second iovec.
+        memcpy(engine.compose + head_length, data, length)
+        parts[0].iov_len += length
+        count = 1
     if direction == &x.response:
         for n in range(<int>count):
             x.bytes_out += parts[n].iov_len
