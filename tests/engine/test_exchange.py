@@ -92,7 +92,7 @@ def test_a_busy_connection_to_an_address_that_changed_is_not_pooled() -> None:
         moved.bind(("127.0.0.1", 0))
         moved.listen()
         h.sockets.append(moved)
-        h.adopt(h.template.replace("{origin}", "http://127.0.0.1:%d" % moved.getsockname()[1]))
+        h.adopt(h.template.replace("{origin}", f"http://127.0.0.1:{moved.getsockname()[1]}"))
         assert h.engine.state()["snapshots"] == 2
         new.sendall(GET)
         new_server = h.accept(moved)
