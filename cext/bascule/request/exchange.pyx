@@ -296,7 +296,7 @@ cdef void exchange_reply(Engine* engine, Exchange* x, uint32_t status, uint8_t e
     x.bytes_out += <uint64_t>n
     part.iov_base = out
     part.iov_len = <size_t>n
-    result = conn_emit(engine, client, &x.response.out, &part, 1)
+    result = conn_emit(engine, client, &x.response.out, &part, 1, not x.flags & X_KEEP_CLIENT)
     if result == IO_CLOSED or result == IO_NO_MEMORY:
         x.flags &= ~X_KEEP_CLIENT
         client.ready |= READY_ERROR
