@@ -9,6 +9,7 @@ from bascule.engine.system cimport (
     EPOLLIN,
     EPOLLOUT,
     EPOLLRDHUP,
+    MSG_MORE,
     MSG_NOSIGNAL,
     SO_LINGER,
     SOL_SOCKET,
@@ -293,23 +294,25 @@ cdef int output_flush(Engine* engine, Conn* conn, Output* output) noexcept nogil
     return IO_DONE
 
 
-cdef int conn_emit(Engine* engine, Conn* conn, Output* output, iovec* parts, uint32_t count) noexcept nogil:
+cdef int conn_emit(Engine* engine, Conn* conn, Output* output, iovec* parts, uint32_t count, bint last) noexcept nogil:
     """Writes the parts in one system call; what the socket does not take is copied to `output`. Consumes `parts`.
 
+    `last`: the caller closes the connection as soon as all is written, so the kernel may wait for the FIN and send one packet less.
     IO_DONE (all of it is in the kernel), IO_PENDING, IO_CLOSED or IO_NO_MEMORY.
     """
     cdef msghdr message
     cdef ssize_t put = 0
     cdef uint32_t i = 0
+    cdef int flags = MSG_NOSIGNAL | MSG_MORE if last else MSG_NOSIGNAL
     if output.first == NULL and conn.ready & READY_WRITE:
         while True:
             if count == 1:
-                put = send(conn.fd, parts[0].iov_base, parts[0].iov_len, MSG_NOSIGNAL)
+                put = send(conn.fd, parts[0].iov_base, parts[0].iov_len, flags)
             else:
                 memset(&message, 0, sizeof(message))
                 message.msg_iov = parts
                 message.msg_iovlen = count
-                put = sendmsg(conn.fd, &message, MSG_NOSIGNAL)
+                put = sendmsg(conn.fd, &message, flags)
             if likely(put >= 0) or errno != EINTR:
                 break
         if put < 0:

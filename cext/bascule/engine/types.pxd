@@ -273,11 +273,19 @@ cdef struct Exchange:
 cdef enum:
     LOG_TARGET_MAX = 512          # bytes of a request target that reach the access log
 
+cdef enum AccessLogKind:          # what takes the lines decides how they are written
+    LOG_FILE = 0                  # opened to append: one write of any length stays whole between those of other workers
+    LOG_PIPE = 1                  # and terminals: 4096 bytes at most stay whole
+    LOG_SOCKET = 2                # the journal's
+
 cdef struct AccessLog:
-    # Lines gathered for one write(2). Owner: the engine. fd -1 = off.
+    # Lines gathered for one write(2) at the end of a turn. Owner: the engine.
     int fd
+    uint32_t kind                 # AccessLogKind
     uint32_t used
     uint64_t lost                 # lines that could not be written
+    long second                   # that `stamp` stands for, of CLOCK_REALTIME
+    char stamp[32]                # "2026-11-22T04:30:20"
     char data[65536]
 
 cdef struct Engine:

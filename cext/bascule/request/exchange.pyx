@@ -48,7 +48,7 @@ from bascule.engine.types cimport (
 )
 from bascule.request.s9_account cimport account_begin, account_end
 from bascule.routing.match cimport RouteTable, route_table_close
-from bascule.shared.limits cimport limits_release
+from bascule.shared.concurrency cimport limits_release
 from bascule.shared.statistics cimport ERROR_CLIENT_GONE
 
 cdef enum:
@@ -296,7 +296,7 @@ cdef void exchange_reply(Engine* engine, Exchange* x, uint32_t status, uint8_t e
     x.bytes_out += <uint64_t>n
     part.iov_base = out
     part.iov_len = <size_t>n
-    result = conn_emit(engine, client, &x.response.out, &part, 1)
+    result = conn_emit(engine, client, &x.response.out, &part, 1, not x.flags & X_KEEP_CLIENT)
     if result == IO_CLOSED or result == IO_NO_MEMORY:
         x.flags &= ~X_KEEP_CLIENT
         client.ready |= READY_ERROR

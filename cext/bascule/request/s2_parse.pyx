@@ -65,6 +65,7 @@ from bascule.engine.types cimport (
     ListenerRuntime,
 )
 from bascule.request.exchange cimport exchange_begin, exchange_gone, exchange_reply
+from bascule.request.s9_account cimport log_request_line
 from bascule.routing.path cimport PATH_REFUSED, PATH_REWRITTEN, path_canonical
 from bascule.shared.snapshot cimport Network
 from bascule.shared.statistics cimport ERROR_BAD_REQUEST, ERROR_METHOD_REFUSED, ERROR_TOO_LARGE
@@ -297,6 +298,7 @@ cdef bint check_request(Engine* engine, Exchange* x, RequestView* view) noexcept
     cdef uint8_t major = x.request.parser.http_major
     cdef uint8_t minor = x.request.parser.http_minor
     if unlikely(not is_plain_request_line(&x.head)):
+        log_request_line(x, x.head.base, x.head.length)
         return refuse(engine, x, 400, ERROR_BAD_REQUEST, b"the request line is not: method, one space, target, one space, version")
     x.method = x.request.parser.method
     view.method.data = parser_table.method_name(x.method)

@@ -168,7 +168,7 @@ cdef int informational(Engine* engine, Exchange* x) noexcept nogil:
     part.iov_base = engine.compose
     part.iov_len = at
     x.bytes_out += at
-    result = conn_emit(engine, x.client, &x.response.out, &part, 1)
+    result = conn_emit(engine, x.client, &x.response.out, &part, 1, False)
     if result == IO_CLOSED or result == IO_NO_MEMORY:
         exchange_gone(engine, x)
         return RELAY_ENDED
@@ -203,7 +203,7 @@ cdef int switch_protocols(Engine* engine, Exchange* x, Semantics* s, const char*
     parts[0].iov_len = at
     parts[1].iov_base = <void*>rest
     parts[1].iov_len = rest_length
-    result = conn_emit(engine, x.client, &x.response.out, parts, 2 if rest_length else 1)
+    result = conn_emit(engine, x.client, &x.response.out, parts, 2 if rest_length else 1, False)
     buf_free(engine, &x.server.input)
     if result == IO_CLOSED or result == IO_NO_MEMORY:
         exchange_gone(engine, x)

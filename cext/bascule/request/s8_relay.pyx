@@ -136,7 +136,8 @@ cdef int relay_emit(Engine* engine, Exchange* x, Direction* direction, Conn* sin
     if direction == &x.response:
         for n in range(<int>count):
             x.bytes_out += parts[n].iov_len
-    return conn_emit(engine, sink, &direction.out, parts, count)
+    return conn_emit(engine, sink, &direction.out, parts, count,
+                     complete and direction == &x.response and not x.flags & X_KEEP_CLIENT)
 
 
 # ---- server to client --------------------------------------------------------------------------------------------------
@@ -453,7 +454,7 @@ cdef int pump(Engine* engine, Exchange* x, Direction* d, Conn* source, Conn* sin
                 x.bytes_in += <uint32_t>got
             part.iov_base = engine.scratch
             part.iov_len = <size_t>got
-            got = conn_emit(engine, sink, &d.out, &part, 1)
+            got = conn_emit(engine, sink, &d.out, &part, 1, False)
             if got == IO_CLOSED or got == IO_NO_MEMORY:
                 return IO_CLOSED
         elif got == READ_END:
