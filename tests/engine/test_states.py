@@ -1,6 +1,7 @@
 """The states of a connection: what the engine allows, what its data sheet says, and what the documents draw."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,3 +35,16 @@ def test_every_state_can_be_reached() -> None:
     while more := {new for old, new in moves if old in reached} - reached:
         reached |= more
     assert reached == set(states.states())
+
+
+def test_every_object_of_a_worker_has_an_owner() -> None:
+    """The table of docs/ownership.md names each struct that the engine's data sheets declare."""
+    declared = {
+        name
+        for sheet in ("types", "memory", "timers")
+        for name in re.findall(
+            r"^cdef struct (\w+):", (ROOT / f"cext/bascule/engine/{sheet}.pxd").read_text(), re.MULTILINE
+        )
+    }
+    text = (ROOT / "docs" / "ownership.md").read_text()
+    assert {name for name in declared if f"`{name}`" not in text} == set()
