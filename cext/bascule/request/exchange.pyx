@@ -48,7 +48,7 @@ from bascule.engine.types cimport (
 )
 from bascule.request.s9_account cimport account_begin, account_end
 from bascule.routing.match cimport RouteTable, route_table_close
-from bascule.shared.limits cimport limits_release
+from bascule.shared.concurrency cimport limits_release
 from bascule.shared.statistics cimport ERROR_CLIENT_GONE
 
 cdef enum:

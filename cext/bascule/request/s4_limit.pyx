@@ -6,7 +6,8 @@ from libc.stdio cimport snprintf
 from bascule.engine.system cimport likely, memcpy
 from bascule.engine.types cimport Header, is_mapped_v4
 from bascule.request.exchange cimport exchange_reply
-from bascule.shared.limits cimport RateDecision, limits_acquire, limits_hash, limits_take
+from bascule.shared.concurrency cimport limits_acquire
+from bascule.shared.limits cimport RateDecision, limits_hash, limits_take
 from bascule.shared.snapshot cimport (
     KEY_CLIENT_IP,
     KEY_REQUEST_HEADER,
