@@ -63,7 +63,12 @@ class Configuration:
 
     def process_settings(self) -> dict[str, Any]:
         """Return what the keeper has to know of the settings; 0 where the configuration leaves it to the keeper."""
-        return {"workers": self.settings.workers, "drain_timeout_ms": duration_ms(self.settings.drain_timeout)}
+        settings = self.settings
+        return {
+            "workers": settings.workers,
+            "drain_timeout_ms": duration_ms(settings.drain_timeout),
+            "access_log": settings.access_log,
+        }
 
     def limits_bytes(self) -> int:
         """Return the size of the table that all limits share."""

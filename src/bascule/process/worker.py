@@ -17,7 +17,7 @@ import select
 import sys
 import time
 
-from bascule.process import listeners
+from bascule.process import access_log, listeners
 from bascule.process.link import Link, LinkClosedError
 from bascule.process.log import Log
 from bascule.process.spawn import name_process
@@ -47,6 +47,7 @@ class Worker:
         self.engine: Engine | None = None
         self.revision = 0
         self.drain_timeout_ms = DRAIN_TIMEOUT_MS
+        self.access_log = "off"
         self.slots: dict[tuple[str, int], int] = {}
         """The worker's own copy of every lent descriptor: the engine's are the engine's to close."""
         self.draining_until_s = 0.0
@@ -113,6 +114,24 @@ class Worker:
     def _settings(self, message: dict[str, Any], _: list[int]) -> None:
         self.log.json = message["log_json"]
         self.drain_timeout_ms = message["drain_timeout_ms"]
+        if message["access_log"] != self.access_log:
+            self.access_log = message["access_log"]
+            self._open_access_log()
+
+    def _open_access_log(self) -> None:
+        """Open what the settings name, or go on with what is open and say why."""
+        if self.engine is None:
+            return
+        try:
+            with access_log.opened(self.access_log) as descriptor:
+                self.engine.log_to(descriptor)
+        except OSError as error:
+            self.log.error(
+                "the access log cannot be opened; what was in use stays in use, a new worker writes none",
+                file=self.access_log,
+                error=error.strerror,
+                remedy="make the directory writable for the workers, then send the keeper USR1",
+            )
 
     def _take_regions(self, _: dict[str, Any], descriptors: list[int]) -> None:
         if self.engine is not None:
@@ -124,6 +143,7 @@ class Worker:
         statistics, limits = descriptors
         self.engine = Engine(worker=self.number, statistics_fd=statistics, limits_fd=limits)
         self._regions = descriptors
+        self._open_access_log()
 
     def _adopt(self, message: dict[str, Any], descriptors: list[int]) -> None:
         """Adopt a newer snapshot; refuse a bad one and keep what there is. Repeating one is harmless."""
@@ -195,8 +215,10 @@ class Worker:
         )
 
     def _reopen_logs(self, _: dict[str, Any], descriptors: list[int]) -> None:
-        os.dup2(descriptors[0], 2)
-        os.close(descriptors[0])
+        for descriptor in descriptors:
+            os.dup2(descriptor, 2)
+            os.close(descriptor)
+        self._open_access_log()
 
     # ---- time
 
