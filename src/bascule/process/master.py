@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bascule.shared.statistics import Directory
 
 CANNOT_START = 3
-QUIET_S = 0.2
+QUIET_S = 0.1
 LINGER_MAX_S = 2.0
 
 
@@ -116,7 +116,10 @@ class Boot:
         end_s = time.monotonic() + LINGER_MAX_S
         quiet_s = 0.0
         while not self.reload_wanted and (wait_s := (quiet_s or end_s) - time.monotonic()) > 0:
-            received = self._next(wait_s)
+            try:
+                received = self._next(wait_s)
+            except LinkClosedError:
+                return  # the control loop will see it too, and serves on without a keeper
             if received is not None:
                 self._note(*received)
             if master.ready and not quiet_s:
@@ -223,10 +226,7 @@ def main() -> None:
         sys.exit(CANNOT_START)
     except Exception as error:
         _fail(master, error)
-    try:
-        boot.linger()
-    except LinkClosedError:
-        boot.reload_wanted = False  # the control loop will see it too, and serves on without a keeper
+    boot.linger()
     from bascule.process.control import run_control_loop
 
     gc.enable()

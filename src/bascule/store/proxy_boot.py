@@ -102,6 +102,7 @@ class PlainSettings:
     workers = 0
     slots = 0
     drain_timeout = "30s"
+    access_log = "off"
     limits_memory = "64MiB"
 
 
