@@ -44,7 +44,7 @@ class Harness:
         """`backend` and `listener` are further lines of their tables, `config` replaces the whole text."""
         self.origin = listening(unix, receive_bytes=origin_receive_bytes)
         self.front = listening(listen_unix, send_bytes=send_bytes)
-        self.address = f"unix://{unix}" if unix else "http://127.0.0.1:%d" % self.origin.getsockname()[1]
+        self.address = f"unix://{unix}" if unix else f"http://127.0.0.1:{self.origin.getsockname()[1]}"
         web = f"unix://{listen_unix}" if listen_unix else "127.0.0.1:1"
         self.template = config or (
             f'[listeners.web]\naddress = "{web}"\n' + listener + '\n[backends.app]\n' + backend

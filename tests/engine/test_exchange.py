@@ -92,7 +92,7 @@ def test_a_busy_connection_to_an_address_that_changed_is_not_pooled() -> None:
         moved.bind(("127.0.0.1", 0))
         moved.listen()
         h.sockets.append(moved)
-        h.adopt(h.template.replace("{origin}", "http://127.0.0.1:%d" % moved.getsockname()[1]))
+        h.adopt(h.template.replace("{origin}", f"http://127.0.0.1:{moved.getsockname()[1]}"))
         assert h.engine.state()["snapshots"] == 2
         new.sendall(GET)
         new_server = h.accept(moved)
@@ -229,7 +229,9 @@ def test_no_descriptors_left_on_a_unix_listener(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
         try:
             h.turn(5)
-            ready = [bool(select.select([h.engine.fileno()], [], [], 0)[0]) for _ in range(3) if h.engine.turn() is None]
+            ready = [
+                bool(select.select([h.engine.fileno()], [], [], 0)[0]) for _ in range(3) if h.engine.turn() is None
+            ]
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert h.engine.state()["accept_failures"] == 1
@@ -248,9 +250,7 @@ def test_a_chunked_request_goes_to_another_server_when_the_first_does_not_connec
     with Harness(config=TWO_SERVERS.replace("SILENT", str(silent.getsockname()[1]))) as h:
         h.sockets += [silent, *filling]
         client = h.connect()
-        client.sendall(
-            b"POST /app HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
-        )
+        client.sendall(b"POST /app HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
         server = h.accept()
         assert b"5\r\nhello\r\n0\r\n\r\n" in h.head(server)
         server.sendall(OK)
