@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-
 START_PATIENCE_S = 5.0
 """A load balancer serves before its admin socket is open: a command right behind `bascule run &` waits so long."""
 
