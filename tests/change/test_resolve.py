@@ -128,6 +128,27 @@ def test_the_loop_tells_changes_and_wakes_for_new_names() -> None:
     asyncio.run(play())
 
 
+def test_a_hanging_lookup_fails_alone() -> None:
+    release = threading.Event()
+
+    def lookup(host: str, port: int) -> Sequence[bytes]:
+        if host == "hangs":
+            release.wait(60)
+        return [host.encode()]
+
+    async def play() -> None:
+        resolver = Resolver(lookup, timeout_s=0.2)
+        resolver.want({"hangs:1": 60.0, "b:1": 60.0})
+        assert await resolver.refresh()
+        assert resolver.addresses() == {"b:1": b"b"}
+        assert "no answer" in resolver.failures()["hangs:1"]
+
+    try:
+        asyncio.run(play())
+    finally:
+        release.set()
+
+
 def test_the_system_resolver() -> None:
     packed = struct.pack("=H", socket.AF_INET) + struct.pack("!H", 81) + socket.inet_aton("127.0.0.1") + bytes(8)
     assert packed in system_lookup("localhost", 81)

@@ -86,6 +86,13 @@ def test_check_of_equal_routes_warns_and_succeeds(tmp_path: Path, capsys: pytest
     assert f"{file}:10: frontends.zwei.route: warning: the same route as frontend 'app'" in capsys.readouterr().err
 
 
+def test_check_warns_of_a_key_that_stands_twice_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "twice.json"
+    file.write_text('{"backends": {"a": {},\n"a": {}}}')
+    assert main(["check", str(file)]) == 0
+    assert f"{file}:2: backends.a: warning: this key stands twice" in capsys.readouterr().err
+
+
 def test_diff(sound: str, tmp_path: Path, broken: str, capsys: pytest.CaptureFixture[str]) -> None:
     new = tmp_path / "new.toml"
     new.write_text(SOUND.replace("9001", "9002") + "[backends.more]\n")

@@ -22,6 +22,7 @@ def test_defaults() -> None:
         "drain_timeout_ms": 0,
         "log_format": "logfmt",
         "log_file": "",
+        "access_log": "",
         "pid_file": "",
     }
 
@@ -67,3 +68,9 @@ def test_the_table_costs_no_imports() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     loaded = result.stdout.split()
     assert not {"click", "msgspec", "asyncio", "re", "typing", "dataclasses", "argparse"} & set(loaded)
+
+
+def test_the_place_of_the_access_log() -> None:
+    assert parse("run", ["--access-log", "stderr"])["access_log"] == "stderr"
+    assert parse("proxy", ["--listen", ":1", "--to", ":2", "--access-log=off"])["access_log"] == "off"
+    assert parse("run", ["--access-log", "a.log"])["access_log"] == str(Path("a.log").absolute())

@@ -26,6 +26,7 @@ cdef enum FramingFault:           # why a head was refused
     FAULT_LENGTH_AND_CODING = 3
     FAULT_CODING_UNKNOWN = 4
     FAULT_CODING_IN_10 = 5
+    FAULT_CONNECTION = 6          # names more headers than a head can have
 
 cdef struct Semantics:            # what the whole head says; filled by head_semantics
     uint8_t fault                 # FramingFault

@@ -41,6 +41,9 @@ cdef llhttp_settings_t body_settings
 cdef LlhttpTable* parser_table
 
 cdef enum:
+    FRAMING_BYTES_FREE = 65536    # of chunk framing in one message, beside
+    FRAMING_RATIO_MAX = 16        # bytes of it for each byte of body: three times what one-byte chunks need
+    CONNECTIONS_MAX = 8           # Connection headers of one head
     ABORT = -1                    # any value llhttp does not know stops it
 
 
@@ -205,6 +208,7 @@ cdef void body_begin_chunked(Direction* direction) noexcept nogil:
     direction.parser.settings = &body_settings
     direction.parser.data = direction
     direction.extension_bytes = 0
+    direction.framing_bytes = 0
     direction.body_complete = False
     parser_table.resume(&direction.parser)
 
@@ -217,11 +221,15 @@ cdef int body_feed_chunked(Direction* direction, char* data, uint32_t length, ui
     error = parser_table.execute(&direction.parser, data, length)
     if error == HPE_OK:
         consumed[0] = length
-        return BODY_MORE
-    if error == HPE_PAUSED and direction.body_complete:
+    elif error == HPE_PAUSED and direction.body_complete:
         consumed[0] = <uint32_t>(direction.parser.error_pos - data)
-        return BODY_COMPLETE
-    return BODY_BAD
+    else:
+        return BODY_BAD
+    # Leading zeros, empty extensions and one-byte chunks: framing in no proportion to the body it frames (CVE-2023-39326).
+    direction.framing_bytes += consumed[0] - direction.body_length
+    if unlikely(direction.framing_bytes > FRAMING_BYTES_FREE + FRAMING_RATIO_MAX * (direction.bytes + direction.body_length)):
+        return BODY_BAD
+    return BODY_COMPLETE if direction.body_complete else BODY_MORE
 
 
 # ---- tokens ------------------------------------------------------------------------------------------------------------
@@ -236,19 +244,24 @@ cdef bint same_token(const char* a, uint32_t a_length, const char* lower, uint32
     return True
 
 
+cdef inline uint32_t list_element(const char* list, uint32_t length, uint32_t i, uint32_t* start, uint32_t* end) noexcept nogil:
+    """The element of a comma-separated list that begins at `i`, without white space; returns where the next begins."""
+    start[0] = i
+    while i < length and list[i] != c",":
+        i += 1
+    end[0] = i
+    while start[0] < end[0] and (list[start[0]] == c" " or list[start[0]] == c"\t"):
+        start[0] += 1
+    while end[0] > start[0] and (list[end[0] - 1] == c" " or list[end[0] - 1] == c"\t"):
+        end[0] -= 1
+    return i + 1
+
+
 cdef bint list_has_token(const char* list, uint32_t length, const char* lower, uint32_t lower_length) noexcept nogil:
     cdef uint32_t i = 0
     cdef uint32_t start, end
     while i < length:
-        start = i
-        while i < length and list[i] != c",":
-            i += 1
-        end = i
-        i += 1
-        while start < end and (list[start] == c" " or list[start] == c"\t"):
-            start += 1
-        while end > start and (list[end - 1] == c" " or list[end - 1] == c"\t"):
-            end -= 1
+        i = list_element(list, length, i, &start, &end)
         if same_token(list + start, end - start, lower, lower_length):
             return True
     return False
@@ -317,23 +330,20 @@ cdef bint is_protected(const char* name, uint32_t length, uint8_t id) noexcept n
     return same_token(name, length, b"authorization", 13) or same_token(name, length, b"cookie", 6)
 
 
-cdef void drop_named(Head* head, const Header* connection) noexcept nogil:
+cdef bint drop_named(Head* head, const Header* connection) noexcept nogil:
+    """Strikes the headers that a Connection header names; False when it names more than there can be."""
     cdef const char* list = head.base + connection.value
     cdef uint32_t length = connection.value_length
     cdef uint32_t i = 0
     cdef uint32_t start, end, h, k
+    cdef uint32_t tokens = 0
     cdef Header* header
     cdef const char* name
     while i < length:
-        start = i
-        while i < length and list[i] != c",":
-            i += 1
-        end = i
-        i += 1
-        while start < end and (list[start] == c" " or list[start] == c"\t"):
-            start += 1
-        while end > start and (list[end - 1] == c" " or list[end - 1] == c"\t"):
-            end -= 1
+        tokens += 1
+        if tokens > HEADERS_MAX:  # every token is compared with every header: the product must stay small
+            return False
+        i = list_element(list, length, i, &start, &end)
         if end == start or same_token(list + start, end - start, b"close", 5) \
                 or same_token(list + start, end - start, b"keep-alive", 10):
             continue
@@ -348,6 +358,7 @@ cdef void drop_named(Head* head, const Header* connection) noexcept nogil:
             else:
                 if not is_protected(name, header.name_length, header.id):
                     header.dropped = 1
+    return True
 
 
 cdef inline void trim(Head* head, Header* header) noexcept nogil:
@@ -416,10 +427,13 @@ cdef void head_semantics(Head* head, bint http_10, bint response, Semantics* s) 
             header.dropped = 1
         elif header.id == HEADER_PROXY_AUTHENTICATE:
             header.dropped = not response
-    if unlikely(connections > 0):
+    if unlikely(connections > CONNECTIONS_MAX):
+        s.fault = FAULT_CONNECTION
+        return
+    if connections > 0:
         for i in range(<uint32_t>s.connection, head.count):
-            if head.headers[i].id == HEADER_CONNECTION:
-                drop_named(head, &head.headers[i])
+            if head.headers[i].id == HEADER_CONNECTION and not drop_named(head, &head.headers[i]):
+                s.fault = FAULT_CONNECTION
     if s.fault != FAULT_NONE:
         return
     if lengths > 1 or codings > 1:

@@ -6,7 +6,7 @@ the fields the engine reads, by value.
 """
 
 from libc.stddef cimport size_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memset
 
 cdef extern from "dlfcn.h" nogil:
     void* dlopen(const char* path, int flags)
@@ -15,8 +15,6 @@ cdef extern from "dlfcn.h" nogil:
     enum:
         RTLD_NOW
         RTLD_NOLOAD
-
-import importlib.metadata
 
 _REMEDY = "install a supported release: pip install 'httptools>=0.7.1,<0.10'"
 
@@ -208,4 +206,5 @@ cdef int llhttp_bind() except -1:
 def bind():
     """Binds and probes; returns the version of httptools. Raises ParserMismatch."""
     llhttp_bind()
-    return importlib.metadata.version("httptools")
+    from importlib.metadata import version  # costs more to import than all of this module
+    return version("httptools")

@@ -20,7 +20,7 @@ cdef void graveyard_bury(Engine* engine) noexcept nogil
 cdef void conn_timeout(Engine* engine, Conn* conn, uint32_t delay_ms) noexcept nogil
 
 cdef int conn_read(Engine* engine, Conn* conn, char* to, uint32_t size) noexcept nogil  # > 0, or READ_*
-cdef int conn_emit(Engine* engine, Conn* conn, Output* output, iovec* parts, uint32_t count) noexcept nogil
+cdef int conn_emit(Engine* engine, Conn* conn, Output* output, iovec* parts, uint32_t count, bint last) noexcept nogil
 cdef int output_flush(Engine* engine, Conn* conn, Output* output) noexcept nogil
 cdef int output_append(Engine* engine, Output* output, const char* data, uint64_t length) noexcept nogil
 cdef void output_free(Engine* engine, Output* output) noexcept nogil

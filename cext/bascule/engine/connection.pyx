@@ -9,6 +9,7 @@ from bascule.engine.system cimport (
     EPOLLIN,
     EPOLLOUT,
     EPOLLRDHUP,
+    MSG_MORE,
     MSG_NOSIGNAL,
     SO_LINGER,
     SOL_SOCKET,
@@ -16,6 +17,7 @@ from bascule.engine.system cimport (
     debug_assert,
     epoll_ctl,
     epoll_event,
+    likely,
     memcpy,
     memset,
     msghdr,
@@ -219,7 +221,9 @@ cdef int conn_read(Engine* engine, Conn* conn, char* to, uint32_t size) noexcept
             conn.ready |= READY_EOF
             return READ_END
         if errno == EAGAIN:
-            conn.ready &= ~READY_READ
+            # The end and the error too: a failed send sets READY_ERROR although a half-closed peer may have no bytes for us yet,
+            # and callers read as long as any of the three is set. A true end comes with an edge of its own.
+            conn.ready &= ~(READY_READ | READY_EOF | READY_ERROR)
             return READ_AGAIN
         if errno != EINTR:
             conn.ready &= ~READY_READ
@@ -290,29 +294,32 @@ cdef int output_flush(Engine* engine, Conn* conn, Output* output) noexcept nogil
     return IO_DONE
 
 
-cdef int conn_emit(Engine* engine, Conn* conn, Output* output, iovec* parts, uint32_t count) noexcept nogil:
+cdef int conn_emit(Engine* engine, Conn* conn, Output* output, iovec* parts, uint32_t count, bint last) noexcept nogil:
     """Writes the parts in one system call; what the socket does not take is copied to `output`. Consumes `parts`.
 
+    `last`: the caller closes the connection as soon as all is written, so the kernel may wait for the FIN and send one packet less.
     IO_DONE (all of it is in the kernel), IO_PENDING, IO_CLOSED or IO_NO_MEMORY.
     """
     cdef msghdr message
     cdef ssize_t put = 0
     cdef uint32_t i = 0
+    cdef int flags = MSG_NOSIGNAL | MSG_MORE if last else MSG_NOSIGNAL
     if output.first == NULL and conn.ready & READY_WRITE:
-        if count == 1:
-            put = send(conn.fd, parts[0].iov_base, parts[0].iov_len, MSG_NOSIGNAL)
-        else:
-            memset(&message, 0, sizeof(message))
-            message.msg_iov = parts
-            message.msg_iovlen = count
-            put = sendmsg(conn.fd, &message, MSG_NOSIGNAL)
+        while True:
+            if count == 1:
+                put = send(conn.fd, parts[0].iov_base, parts[0].iov_len, flags)
+            else:
+                memset(&message, 0, sizeof(message))
+                message.msg_iov = parts
+                message.msg_iovlen = count
+                put = sendmsg(conn.fd, &message, flags)
+            if likely(put >= 0) or errno != EINTR:
+                break
         if put < 0:
-            if errno != EAGAIN and errno != EINTR:
+            conn.ready &= ~READY_WRITE
+            if errno != EAGAIN:
                 conn.ready |= READY_ERROR
-                conn.ready &= ~READY_WRITE
                 return IO_CLOSED
-            if errno == EAGAIN:
-                conn.ready &= ~READY_WRITE
             put = 0
         while i < count and <size_t>put >= parts[i].iov_len:
             put -= <ssize_t>parts[i].iov_len

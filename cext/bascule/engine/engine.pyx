@@ -3,7 +3,6 @@
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport strerror
 
 from bascule.codec.head cimport heads_bind
 from bascule.codec.llhttp cimport llhttp_bind
@@ -29,11 +28,12 @@ from bascule.engine.system cimport (
     PROT_WRITE,
     TFD_CLOEXEC,
     TFD_NONBLOCK,
+    F_DUPFD_CLOEXEC,
     close,
-    dup,
     epoll_create1,
     epoll_ctl,
     epoll_event,
+    fcntl,
     getrandom,
     mmap,
     munmap,
@@ -42,6 +42,9 @@ from bascule.engine.system cimport (
 from bascule.engine.timers cimport TIMER_IDLE, TIMER_RESUME, timer_init, wheel_init
 from bascule.engine.types cimport (
     CLIENT_IDLE,
+    LOG_FILE,
+    LOG_PIPE,
+    LOG_SOCKET,
     RUNTIME_PAGE,
     RUNTIME_PAGES,
     SCRATCH_BYTES,
@@ -53,16 +56,16 @@ from bascule.engine.types cimport (
     ListenerRuntime,
     ServerRuntime,
     Slot,
-    Source,
 )
 from bascule.request.exchange cimport drain_delay_ms, exchange_gone, snapshot_unpin
 from bascule.request.s9_account cimport access_log_flush
-from bascule.routing.match cimport RouteTable, route_table_close, route_table_open
+from bascule.routing.match cimport RouteTable, route_table_open
 from bascule.shared.limits cimport limits_open
 from bascule.shared.snapshot cimport Snapshot, snapshot_open
 from bascule.shared.statistics cimport statistics_open
 
 import os
+import stat
 
 cdef enum:
     COMPOSE_BYTES = BUF_BYTES + 8192
@@ -79,6 +82,12 @@ cdef object map_region(int fd, str what, uint8_t** base, uint64_t* size):
     if mapped == MAP_FAILED:
         raise EngineError(f"cannot map the {what} region: {os.strerror(errno)}")
     base[0] = <uint8_t*>mapped
+
+
+cdef uint32_t log_kind(int mode):
+    if stat.S_ISREG(mode):
+        return LOG_FILE
+    return LOG_SOCKET if stat.S_ISSOCK(mode) else LOG_PIPE
 
 
 cdef class Engine:
@@ -150,6 +159,8 @@ cdef class Engine:
         return self.c.epoll_fd
 
     def turn(self):
+        if self.c.epoll_fd < 0:
+            return
         with nogil:
             engine_turn(self.c)
 
@@ -205,8 +216,10 @@ cdef class Engine:
 
     def log_to(self, int fd):
         cdef AccessLog* log
+        cdef uint64_t lost = 0
         access_log_flush(self.c)
         if self.c.access_log != NULL:
+            lost = self.c.access_log.lost
             close(self.c.access_log.fd)
             free(self.c.access_log)
             self.c.access_log = NULL
@@ -215,7 +228,12 @@ cdef class Engine:
         log = <AccessLog*>calloc(1, sizeof(AccessLog))
         if log == NULL:
             raise MemoryError
-        log.fd = dup(fd)
+        log.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3)
+        if log.fd < 0:
+            free(log)
+            raise OSError(errno, os.strerror(errno))
+        log.kind = log_kind(os.fstat(fd).st_mode)
+        log.lost = lost
         self.c.access_log = log
 
     # ---- endings -------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
-from bascule.engine.types cimport Engine, ListenerRuntime
+from bascule.engine.types cimport Engine, ListenerRuntime, Slot
 from bascule.shared.snapshot cimport Snapshot
 
 
@@ -12,3 +12,4 @@ cdef int listener_take_back(Engine* engine, ListenerRuntime* listener, uint32_t 
 cdef void listeners_adopt(Engine* engine, const Snapshot* snapshot) noexcept nogil
 cdef void listeners_close(Engine* engine) noexcept nogil
 cdef void listeners_destroy(Engine* engine) noexcept nogil
+cdef int slot_poll(Engine* engine, Slot* slot) noexcept nogil

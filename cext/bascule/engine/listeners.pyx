@@ -14,9 +14,9 @@ from bascule.engine.system cimport (
     memcpy,
     memset,
 )
-from bascule.engine.types cimport SOURCE_SLOT, Slot
+from bascule.engine.types cimport SOURCE_SLOT
 from bascule.shared.snapshot cimport LISTENER_UNIX, ListenerRecord, Network
-from bascule.shared.statistics cimport statistics_block
+from bascule.shared.statistics cimport StatBlock, statistics_block
 
 cdef enum:
     HEAD_BYTES_BOUND = 30000      # a composed head with our own lines must fit one buffer (memory.pxd, BUF_BYTES)
@@ -52,8 +52,18 @@ cdef ListenerRuntime* listener_find(Engine* engine, const char* id, uint32_t len
     return listener
 
 
-cdef int listener_lend(Engine* engine, ListenerRuntime* listener, uint32_t number, int fd) noexcept nogil:
+cdef int slot_poll(Engine* engine, Slot* slot) noexcept nogil:
+    """Registers a slot's descriptor. 0, or -1 with errno."""
     cdef epoll_event event
+    event.events = EPOLLIN
+    # A Unix socket cannot be bound several times, so its one slot is polled by all workers: wake one of them.
+    if slot.listener.record.flags & LISTENER_UNIX:
+        event.events |= EPOLLEXCLUSIVE
+    event.data.ptr = slot
+    return epoll_ctl(engine.epoll_fd, EPOLL_CTL_ADD, slot.fd, &event)
+
+
+cdef int listener_lend(Engine* engine, ListenerRuntime* listener, uint32_t number, int fd) noexcept nogil:
     cdef Slot* slot = listener.slots
     while slot != NULL:
         if slot.number == number:  # lent twice: the keeper repeats itself after a crash of the master
@@ -67,12 +77,7 @@ cdef int listener_lend(Engine* engine, ListenerRuntime* listener, uint32_t numbe
     slot.kind = SOURCE_SLOT
     slot.number = number
     slot.listener = listener
-    event.events = EPOLLIN
-    # A Unix socket cannot be bound several times, so its one slot is polled by all workers: wake one of them.
-    if listener.record.flags & LISTENER_UNIX:
-        event.events |= EPOLLEXCLUSIVE
-    event.data.ptr = slot
-    if epoll_ctl(engine.epoll_fd, EPOLL_CTL_ADD, fd, &event) != 0:
+    if slot_poll(engine, slot) != 0:
         free(slot)
         return -1
     slot.next = listener.slots
@@ -114,6 +119,7 @@ cdef void listeners_close(Engine* engine) noexcept nogil:
 
 cdef void adopt_one(Engine* engine, ListenerRuntime* listener, const Snapshot* snapshot, const ListenerRecord* record) noexcept nogil:
     cdef Network* networks = NULL
+    cdef StatBlock* stats
     listener.configured = True
     if record.network_count:
         networks = <Network*>malloc(record.network_count * sizeof(Network))
@@ -128,7 +134,11 @@ cdef void adopt_one(Engine* engine, ListenerRuntime* listener, const Snapshot* s
         listener.record.head_bytes_max = HEAD_BYTES_BOUND
     if listener.record.uri_bytes_max == 0:
         listener.record.uri_bytes_max = HEAD_BYTES_BOUND
-    listener.stats = statistics_block(&engine.statistics, record.stat_slot)
+    stats = statistics_block(&engine.statistics, record.stat_slot)
+    if stats != listener.stats:  # its open connections move with it
+        listener.stats.connections_open -= listener.connections
+        stats.connections_open += listener.connections
+        listener.stats = stats
 
 
 cdef void listeners_adopt(Engine* engine, const Snapshot* snapshot) noexcept nogil:

@@ -170,6 +170,17 @@ cdef inline uint8_t readiness(uint32_t events) noexcept nogil:
     return ready
 
 
+cdef inline void note(const epoll_event* event) noexcept nogil:
+    """Keeps what an event says before any event of the batch is handled.
+
+    Order: a pooled connection whose close or unasked-for bytes are later in the batch must be known as dead before a request
+    earlier in the batch takes it.
+    """
+    cdef Source* source = <Source*>event.data.ptr
+    if source.kind == SOURCE_CLIENT or source.kind == SOURCE_SERVER:
+        (<Conn*>source).ready |= readiness(event.events)
+
+
 cdef void dispatch(Engine* engine, const epoll_event* event) noexcept nogil:
     cdef Source* source = <Source*>event.data.ptr
     cdef Conn* conn
@@ -185,7 +196,6 @@ cdef void dispatch(Engine* engine, const epoll_event* event) noexcept nogil:
     conn = <Conn*>source
     if conn.state == CONN_CLOSED:  # closed earlier in this batch
         return
-    conn.ready |= readiness(event.events)
     if conn.kind == SOURCE_CLIENT:
         client_event(engine, conn)
     else:
@@ -275,10 +285,12 @@ cdef int engine_turn(Engine* engine) noexcept nogil:
     """Handles events until none is ready, at most TURNS_MAX batches, then returns to uvloop."""
     cdef epoll_event events[EVENTS_MAX]
     cdef int handled = 0
-    cdef int turn, count, i
-    for turn in range(TURNS_MAX):
+    cdef int _turn, count, i
+    for _turn in range(TURNS_MAX):
         count = epoll_wait(engine.epoll_fd, events, EVENTS_MAX, 0)
         engine_clock(engine)
+        for i in range(count):
+            note(&events[i])
         for i in range(count):
             dispatch(engine, &events[i])
         run_queue(engine)

@@ -109,9 +109,14 @@ cdef extern from "time.h" nogil:
     cdef struct itimerspec:
         timespec it_interval
         timespec it_value
+    cdef struct tm:
+        int tm_sec
     int clock_gettime(int clock, timespec* now)
+    tm* gmtime_r(const long* seconds, tm* out)
+    size_t strftime(char* out, size_t size, const char* format, const tm* fields)
     enum:
         CLOCK_MONOTONIC
+        CLOCK_REALTIME
 
 cdef extern from "sys/mman.h" nogil:
     void* mmap(void* address, size_t length, int protection, int flags, int fd, long offset)
@@ -128,9 +133,13 @@ cdef extern from "sys/mman.h" nogil:
 cdef extern from "sys/random.h" nogil:
     ssize_t getrandom(void* buffer, size_t length, unsigned int flags)
 
+cdef extern from "fcntl.h" nogil:
+    int fcntl(int fd, int command, ...)
+    enum:
+        F_DUPFD_CLOEXEC
+
 cdef extern from "unistd.h" nogil:
     int close(int fd)
-    int dup(int fd)
     ssize_t read(int fd, void* buffer, size_t count)
     ssize_t write(int fd, const void* buffer, size_t count)
 

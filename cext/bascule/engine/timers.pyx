@@ -97,10 +97,10 @@ cdef uint32_t wheel_next(const Wheel* wheel) noexcept nogil:
     cdef uint32_t start = (wheel.now + 1) & (WHEEL_SLOTS - 1)
     cdef uint32_t word = start >> 6
     cdef uint64_t bits = wheel.occupied[word] & (~<uint64_t>0 << (start & 63))
-    cdef uint32_t i, slot
+    cdef uint32_t _i, slot
     if wheel.count == 0:
         return TIMER_IDLE
-    for i in range(65):
+    for _i in range(65):
         if bits != 0:
             slot = (word << 6) + <uint32_t>ctzll(bits)
             return wheel.now + 1 + ((slot - start) & (WHEEL_SLOTS - 1))

@@ -99,12 +99,13 @@ cdef struct ListenerRuntime:
     StatBlock* stats
 
 cdef struct ServerRuntime:
-    # What this worker knows of one server, by its stat_slot: outlives snapshots. 72 bytes.
+    # What this worker knows of one server, by its stat_slot: outlives snapshots. 64 bytes.
     Conn* idle                    # LIFO of SERVER_POOLED connections
     uint32_t idle_count
     uint32_t connections          # open, in any state
     int32_t wrr_current           # smooth weighted round robin
     uint32_t address_length       # of the address the pooled connections lead to
+    uint32_t epoch                # raised when the address changes
     uint8_t address[28]           # first bytes of it (all of an in or in6 address; a unix path is hashed into it)
 
 cdef struct Conn:
@@ -127,6 +128,7 @@ cdef struct Conn:
     uint16_t address_counted      # Engine.address_counts holds this connection in the rows
     uint16_t address_rows[2]
     uint32_t served               # exchanges carried
+    uint32_t epoch                # server: ServerRuntime.epoch when it was opened
     uint64_t since_us             # phase began: head, body, linger
 
 cdef enum ConnFlag:
@@ -162,6 +164,7 @@ cdef struct Direction:
     uint8_t sink_closed           # the sink takes no more bytes
     uint8_t shut                  # tunnels: the end was passed on
     uint32_t extension_bytes
+    uint64_t framing_bytes        # chunk lines, extensions and trailers as received
     uint64_t remaining            # FRAMING_LENGTH: body bytes not read yet
     uint64_t bytes                # body bytes read
     Output out
@@ -238,6 +241,7 @@ cdef struct Exchange:
     const FrontendRecord* frontend
     const BackendRecord* backend
     const ServerRecord* server_record
+    StatBlock* stat_listener      # of the listener when the exchange began: a new snapshot may move the listener to another
     StatBlock* stat_frontend
     StatBlock* stat_backend
     StatBlock* stat_server
@@ -263,17 +267,25 @@ cdef struct Exchange:
     Direction request
     Direction response
     uint16_t log_length
+    Head head                     # from here on exchange_begin clears nothing
     char log_target[512]          # "METHOD target", filled only while the access log is on
-    Head head                     # last: exchange_begin clears what is before it
 
 cdef enum:
     LOG_TARGET_MAX = 512          # bytes of a request target that reach the access log
 
+cdef enum AccessLogKind:          # what takes the lines decides how they are written
+    LOG_FILE = 0                  # opened to append: one write of any length stays whole between those of other workers
+    LOG_PIPE = 1                  # and terminals: 4096 bytes at most stay whole
+    LOG_SOCKET = 2                # the journal's
+
 cdef struct AccessLog:
-    # Lines gathered for one write(2). Owner: the engine. fd -1 = off.
+    # Lines gathered for one write(2) at the end of a turn. Owner: the engine.
     int fd
+    uint32_t kind                 # AccessLogKind
     uint32_t used
     uint64_t lost                 # lines that could not be written
+    long second                   # that `stamp` stands for, of CLOCK_REALTIME
+    char stamp[32]                # "2026-11-22T04:30:20"
     char data[65536]
 
 cdef struct Engine:
@@ -311,6 +323,12 @@ cdef struct Engine:
     AccessLog* access_log          # NULL = off
     char* scratch                 # BUF_RESERVE + SCRATCH_BYTES + BUF_RESERVE; contents live within one handler
     char* compose                 # BUF_BYTES + 8192: a response head being composed; lives within one handler
+
+
+cdef inline bint is_mapped_v4(const uint8_t* address) noexcept nogil:
+    """Whether 16 bytes are ::ffff:a.b.c.d; all of the prefix counts, because clients choose the later bytes of their own /64."""
+    cdef const uint64_t* words = <const uint64_t*>address
+    return words[0] == 0 and (<const uint32_t*>address)[2] == <uint32_t>0xFFFF0000
 
 
 cdef inline bint output_empty(const Output* output) noexcept nogil:

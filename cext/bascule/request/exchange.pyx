@@ -44,13 +44,12 @@ from bascule.engine.types cimport (
     X_STARTED,
     X_TUNNEL,
     Direction,
-    Head,
     output_empty,
 )
 from bascule.request.s9_account cimport account_begin, account_end
 from bascule.routing.match cimport RouteTable, route_table_close
-from bascule.shared.limits cimport limits_release
-from bascule.shared.statistics cimport ERROR_CLIENT_GONE, ERROR_OVERLOAD
+from bascule.shared.concurrency cimport limits_release
+from bascule.shared.statistics cimport ERROR_CLIENT_GONE
 
 cdef enum:
     LINGER_MS = 2000              # how long a client may go on sending after its answer
@@ -116,7 +115,8 @@ cdef void server_release(Engine* engine, Exchange* x, bint reusable) noexcept no
     x.server = NULL
     server.exchange = NULL
     if reusable and server.state == SERVER_BUSY and not server.ready & (READY_READ | READY_EOF | READY_ERROR) \
-            and server.input == NULL and server.runtime.idle_count < x.backend.idle_connections_max and not engine.draining:
+            and server.input == NULL and server.epoch == server.runtime.epoch \
+            and server.runtime.idle_count < x.backend.idle_connections_max and not engine.draining:
         server.served += 1
         conn_set_state(engine, server, SERVER_POOLED)
         conn_timeout(engine, server, x.backend.keepalive_timeout_ms)
@@ -177,6 +177,8 @@ cdef void client_next(Engine* engine, Conn* client, bint keep, bint request_over
 cdef void exchange_end(Engine* engine, Exchange* x) noexcept nogil:
     """The one way out. Accounts, gives everything back, and sends both connections on their way."""
     cdef Conn* client = x.client
+    # Sent or not, the body bytes that came with the head are this request's: they must not be read as the next one.
+    forget_replay(engine, x)
     cdef bint request_over = request_is_over(x)
     cdef bint keep = x.flags & X_KEEP_CLIENT and not x.flags & X_CUT  # while draining, responses said close when composed
     cdef bint cut = (x.flags & X_CUT) != 0
@@ -275,7 +277,7 @@ cdef void exchange_reply(Engine* engine, Exchange* x, uint32_t status, uint8_t e
     if x.server != NULL:
         x.flags &= ~X_KEEP_SERVER
         server_release(engine, x, False)
-    if not request_is_over(x) or status == 400 or engine.draining:
+    if not request_is_over(x) or status == 400 or engine.draining or not client.listener.configured:
         x.flags &= ~X_KEEP_CLIENT
     if x.flags & X_KEEP_CLIENT:
         connection = b""
@@ -294,7 +296,7 @@ cdef void exchange_reply(Engine* engine, Exchange* x, uint32_t status, uint8_t e
     x.bytes_out += <uint64_t>n
     part.iov_base = out
     part.iov_len = <size_t>n
-    result = conn_emit(engine, client, &x.response.out, &part, 1)
+    result = conn_emit(engine, client, &x.response.out, &part, 1, not x.flags & X_KEEP_CLIENT)
     if result == IO_CLOSED or result == IO_NO_MEMORY:
         x.flags &= ~X_KEEP_CLIENT
         client.ready |= READY_ERROR

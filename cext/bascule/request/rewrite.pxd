@@ -5,12 +5,13 @@ hundred bytes, in cache) was chosen over one iovec a run: the copy costs less th
 composed head can be sent again on a retry without the input it came from.
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from bascule.engine.types cimport Engine, Exchange, Head
 from bascule.request.s2_parse cimport RequestView
 
 
 cdef uint32_t put_text(char* out, uint32_t at, const char* text, uint32_t length) noexcept nogil
+cdef uint32_t put_number(char* out, uint32_t at, uint64_t value) noexcept nogil
 cdef uint32_t put_kept(char* out, uint32_t at, Head* head) noexcept nogil
 cdef int request_compose(Engine* engine, Exchange* x, RequestView* view) noexcept nogil  # 0, or -1: out of buffers

@@ -4,22 +4,21 @@ Slots are level-triggered and one connection is accepted per report: the queue o
 an accept that only says EAGAIN costs as much as one that succeeds.
 """
 
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.errno cimport EBADF, EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM, errno
+from libc.stdint cimport uint16_t, uint32_t
 from libc.stdlib cimport calloc
 
 from bascule.engine.connection cimport conn_close, conn_open, conn_timeout
+from bascule.engine.listeners cimport slot_poll
 from bascule.engine.system cimport (
     AF_INET,
     AF_INET6,
-    EPOLL_CTL_MOD,
-    EPOLLIN,
+    EPOLL_CTL_DEL,
     SOCK_CLOEXEC,
     SOCK_NONBLOCK,
     accept4,
     close,
     epoll_ctl,
-    epoll_event,
     memcpy,
     sockaddr,
     sockaddr_in,
@@ -37,6 +36,7 @@ from bascule.engine.types cimport (
     SOURCE_CLIENT,
     Conn,
     ListenerRuntime,
+    is_mapped_v4,
 )
 from bascule.shared.statistics cimport ERROR_OVERLOAD
 
@@ -45,27 +45,22 @@ cdef enum:
 
 
 cdef void pause(Engine* engine, Slot* slot) noexcept nogil:
-    # The queue stays in the kernel; polling it without a descriptor to spare would only spin.
-    cdef epoll_event event
-    event.events = 0
-    event.data.ptr = slot
-    epoll_ctl(engine.epoll_fd, EPOLL_CTL_MOD, slot.fd, &event)
+    # The queue stays in the kernel; polling it without a descriptor to spare would only spin. Taken out, not modified: the kernel
+    # refuses to modify what was added with EPOLLEXCLUSIVE.
+    epoll_ctl(engine.epoll_fd, EPOLL_CTL_DEL, slot.fd, NULL)
     slot.paused = 1
     engine.accept_failures += 1
     timer_set(&engine.wheel, &engine.resume, RESUME_MS)
 
 
 cdef void accept_resume(Engine* engine) noexcept nogil:
-    cdef epoll_event event
     cdef ListenerRuntime* listener = engine.listeners
     cdef Slot* slot
     while listener != NULL:
         slot = listener.slots
         while slot != NULL:
             if slot.paused:
-                event.events = EPOLLIN
-                event.data.ptr = slot
-                epoll_ctl(engine.epoll_fd, EPOLL_CTL_MOD, slot.fd, &event)
+                slot_poll(engine, slot)
                 slot.paused = 0
             slot = slot.next
         listener = listener.next
@@ -94,7 +89,7 @@ cdef bint count_address(Engine* engine, Conn* client, uint32_t maximum) noexcept
     cdef uint32_t a = 2166136261
     cdef uint32_t b = 40503
     cdef uint32_t i
-    cdef uint32_t length = 16 if client.address[10] == 0xFF else 8
+    cdef uint32_t length = 16 if is_mapped_v4(client.address) else 8
     cdef uint16_t* counts
     if engine.address_counts == NULL:
         engine.address_counts = <uint16_t*>calloc(2 * ADDRESS_ROWS, sizeof(uint16_t))
@@ -131,7 +126,8 @@ cdef void accept_ready(Engine* engine, Slot* slot) noexcept nogil:
     cdef Conn* client
     cdef int fd = accept4(slot.fd, <sockaddr*>&peer, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
     if fd < 0:
-        if errno != EAGAIN and errno != EINTR and errno != ECONNABORTED:
+        # accept(2): errors of the connection, not of the socket, are to be treated like EAGAIN.
+        if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM or errno == EINVAL or errno == EBADF:
             pause(engine, slot)
         return
     client = conn_open(engine, fd, SOURCE_CLIENT, CLIENT_IDLE)

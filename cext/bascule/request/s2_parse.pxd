@@ -34,3 +34,7 @@ ctypedef void (*request_ready)(Engine* engine, Exchange* x, RequestView* view) n
 
 cdef void client_read(Engine* engine, Conn* client, request_ready ready) noexcept nogil
 cdef void client_linger(Engine* engine, Conn* client) noexcept nogil
+
+# Steps of client_read by themselves, for bench/.
+cdef bint check_request(Engine* engine, Exchange* x, RequestView* view) noexcept nogil    # False: answered, the exchange may be gone
+cdef void take_body(Exchange* x, RequestView* view) noexcept nogil

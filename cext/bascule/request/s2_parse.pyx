@@ -15,6 +15,7 @@ from bascule.codec.head cimport (
     same_token,
 )
 from bascule.codec.llhttp cimport (
+    F_CHUNKED,
     METHOD_CONNECT,
     METHOD_DELETE,
     METHOD_GET,
@@ -33,19 +34,18 @@ from bascule.engine.connection cimport (
     conn_read,
     conn_set_state,
     conn_timeout,
+    run_later,
 )
 from bascule.engine.memory cimport BUF_BYTES, Buf
 from bascule.engine.system cimport AF_INET, AF_INET6, likely, memcmp, memcpy, memmove, memset, unlikely
 from bascule.engine.types cimport (
     CLIENT_EXCHANGE,
     CLIENT_HEAD,
-    CLIENT_IDLE,
     CONN_UNIX,
     DIRECTION_BODY,
     DIRECTION_DONE,
     FRAMING_CHUNKED,
     FRAMING_LENGTH,
-    FRAMING_NONE,
     HEADER_X_FORWARDED_FOR,
     LOG_TARGET_MAX,
     READY_EOF,
@@ -65,6 +65,7 @@ from bascule.engine.types cimport (
     ListenerRuntime,
 )
 from bascule.request.exchange cimport exchange_begin, exchange_gone, exchange_reply
+from bascule.request.s9_account cimport log_request_line
 from bascule.routing.path cimport PATH_REFUSED, PATH_REWRITTEN, path_canonical
 from bascule.shared.snapshot cimport Network
 from bascule.shared.statistics cimport ERROR_BAD_REQUEST, ERROR_METHOD_REFUSED, ERROR_TOO_LARGE
@@ -262,7 +263,8 @@ cdef bint refuse(Engine* engine, Exchange* x, uint32_t status, uint8_t error, co
 
 cdef bint check_framing(Engine* engine, Exchange* x, RequestView* view) noexcept nogil:
     cdef ListenerRuntime* listener = x.client.listener
-    if unlikely(view.semantics.fault != FAULT_NONE):
+    if unlikely(view.semantics.fault != FAULT_NONE
+                or view.semantics.chunked != ((x.request.parser.flags & F_CHUNKED) != 0)):
         return refuse(engine, x, 400, ERROR_BAD_REQUEST, b"ambiguous or invalid message framing")
     if view.semantics.chunked:
         x.request.framing_in = x.request.framing_out = FRAMING_CHUNKED
@@ -279,6 +281,11 @@ cdef bint check_framing(Engine* engine, Exchange* x, RequestView* view) noexcept
 cdef bint is_plain_request_line(const Head* head) noexcept nogil:
     """Exactly one space on each side of the target, and a version behind it (RFC 9112 section 3: no leniency)."""
     cdef const char* after = head.base + head.url + head.url_length
+    cdef uint32_t i = 0
+    while i + 1 < head.url and head.base[i] == c"\r" and head.base[i + 1] == c"\n":
+        i += 2  # empty lines before a request are skipped (section 2.2), half ones are not
+    if head.base[i] == c"\r" or head.base[i] == c"\n":
+        return False
     if head.url < 2 or head.base[head.url - 2] == c" ":
         return False
     return head.url + head.url_length + 11 <= head.length and memcmp(after, b" HTTP/", 6) == 0 and after[9] == c"\r"
@@ -291,6 +298,7 @@ cdef bint check_request(Engine* engine, Exchange* x, RequestView* view) noexcept
     cdef uint8_t major = x.request.parser.http_major
     cdef uint8_t minor = x.request.parser.http_minor
     if unlikely(not is_plain_request_line(&x.head)):
+        log_request_line(x, x.head.base, x.head.length)
         return refuse(engine, x, 400, ERROR_BAD_REQUEST, b"the request line is not: method, one space, target, one space, version")
     x.method = x.request.parser.method
     view.method.data = parser_table.method_name(x.method)
@@ -465,11 +473,12 @@ cdef void client_read(Engine* engine, Conn* client, request_ready ready) noexcep
 cdef void client_linger(Engine* engine, Conn* client) noexcept nogil:
     """Discards what a client sends after its answer, until it closes or the linger time is over."""
     cdef int got
-    cdef int turn
-    for turn in range(16):
+    cdef int _turn
+    for _turn in range(16):
         if not client.ready & (READY_READ | READY_EOF | READY_ERROR):
             return
         got = conn_read(engine, client, engine.scratch, SCRATCH_BYTES)
         if got <= 0 and got != READ_AGAIN:
             conn_close(engine, client, False)
             return
+    run_later(engine, client)  # a full socket gives no further edge

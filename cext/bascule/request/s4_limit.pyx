@@ -3,10 +3,11 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 
-from bascule.engine.system cimport likely, memcpy, unlikely
-from bascule.engine.types cimport Header
+from bascule.engine.system cimport likely, memcpy
+from bascule.engine.types cimport Header, is_mapped_v4
 from bascule.request.exchange cimport exchange_reply
-from bascule.shared.limits cimport RateDecision, limits_acquire, limits_hash, limits_take
+from bascule.shared.concurrency cimport limits_acquire
+from bascule.shared.limits cimport RateDecision, limits_hash, limits_take
 from bascule.shared.snapshot cimport (
     KEY_CLIENT_IP,
     KEY_REQUEST_HEADER,
@@ -49,7 +50,7 @@ cdef uint64_t key_of(Engine* engine, Exchange* x, RequestView* view, const Middl
     cdef uint32_t start
     if middleware.key_parts & KEY_CLIENT_IP:
         # One customer holds a /64 of IPv6, so that is what is counted.
-        if x.client_ip[10] == 0xFF and x.client_ip[11] == 0xFF and x.client_ip[0] == 0:
+        if is_mapped_v4(x.client_ip):
             memcpy(key, x.client_ip, 16)
             at = 16
         else:

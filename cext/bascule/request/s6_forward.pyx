@@ -1,9 +1,9 @@
 """See s6_forward.pxd."""
 
 from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 
-from bascule.engine.connection cimport buf_free, conn_close, conn_open, conn_set_state, conn_timeout
+from bascule.engine.connection cimport conn_close, conn_open, conn_set_state, conn_timeout, run_later
 from bascule.engine.memory cimport Buf
 from bascule.engine.system cimport (
     AF_INET,
@@ -35,7 +35,6 @@ from bascule.engine.system cimport (
 )
 from bascule.engine.timers cimport timer_set
 from bascule.engine.types cimport (
-    CONN_CLOSED,
     CONN_REUSED,
     DIRECTION_DONE,
     READY_EOF,
@@ -51,7 +50,7 @@ from bascule.engine.types cimport (
 )
 from bascule.request.exchange cimport exchange_fail, server_release
 from bascule.request.s5_balance cimport balance_pick, server_runtime
-from bascule.request.s8_relay cimport relay_request
+from bascule.request.s8_relay cimport relay_request, wait_for
 from bascule.request.s9_account cimport account_retry, account_server
 from bascule.shared.snapshot cimport ServerRecord
 from bascule.shared.statistics cimport (
@@ -90,6 +89,7 @@ cdef void runtime_check_address(Engine* engine, ServerRuntime* runtime, const Se
         conn_close(engine, runtime.idle, False)
     memcpy(runtime.address, key, 28)
     runtime.address_length = length
+    runtime.epoch += 1  # connections that are busy now lead to the old address: server_release must not pool them
 
 
 cdef Conn* take_pooled(Engine* engine, ServerRuntime* runtime) noexcept nogil:
@@ -101,6 +101,7 @@ cdef Conn* take_pooled(Engine* engine, ServerRuntime* runtime) noexcept nogil:
             conn_close(engine, server, False)
             continue
         conn_set_state(engine, server, SERVER_BUSY)
+        conn_timeout(engine, server, 0)
         server.flags |= CONN_REUSED
         return server
     return NULL
@@ -127,6 +128,7 @@ cdef Conn* dial(Engine* engine, Exchange* x, ServerRuntime* runtime, const Serve
         close(fd)
         return NULL
     server.runtime = runtime
+    server.epoch = runtime.epoch
     runtime.connections += 1
     statistics_block(&engine.statistics, record.stat_slot).connections += 1
     if result == 0:
@@ -194,13 +196,14 @@ cdef void send_head(Engine* engine, Exchange* x) noexcept nogil:
     cdef msghdr message
     cdef ssize_t put
     cdef uint32_t head_left, prefix_left
+    cdef bint moved = False
     while True:
         head_left = head.end - x.request_head_sent
         prefix_left = x.prefix_length - x.prefix_sent
         if head_left == 0 and prefix_left == 0:
             break
         if not server.ready & READY_WRITE:
-            conn_timeout(engine, server, x.backend.idle_timeout_ms)
+            wait_for(engine, server, x.backend.idle_timeout_ms, moved)
             return
         if prefix_left == 0:
             put = send(server.fd, head.data + x.request_head_sent, head_left, MSG_NOSIGNAL)
@@ -218,9 +221,13 @@ cdef void send_head(Engine* engine, Exchange* x) noexcept nogil:
                 continue
             server.ready &= ~READY_WRITE
             if errno != EAGAIN:
-                forward_lost(engine, x, 502, ERROR_CONNECT_FAILED, b"the server closed the connection")
+                # It may have answered before it closed: its bytes, or that there are none, decide (respond_read).
+                server.ready |= READY_READ
+                wait_for(engine, server, x.backend.response_timeout_ms, moved)
+                run_later(engine, x.client)
                 return
             continue
+        moved = True
         if <size_t>put < <size_t>head_left + prefix_left:
             server.ready &= ~READY_WRITE
         if <size_t>put >= head_left:
@@ -249,6 +256,7 @@ cdef void forward_continue(Engine* engine, Exchange* x) noexcept nogil:
         if not server.ready & READY_WRITE:
             return
         conn_set_state(engine, server, SERVER_BUSY)
+        conn_timeout(engine, server, 0)
     if x.request_head != NULL and (x.request_head_sent < x.request_head.end or x.prefix_sent < x.prefix_length):
         send_head(engine, x)
     elif x.request.state != DIRECTION_DONE or x.request.out.first != NULL:
@@ -260,16 +268,16 @@ cdef void forward_lost(Engine* engine, Exchange* x, uint32_t status, uint8_t err
     cdef Conn* server = x.server
     cdef const ServerRecord* record = x.server_record
     cdef bint connecting = server.state == SERVER_CONNECTING
-    cdef bint untouched = x.request_head_sent == 0
+    cdef bint untouched = x.request_head != NULL and x.request_head_sent == 0
     cdef bint reused = (server.flags & CONN_REUSED) != 0
     server_release(engine, x, False)
-    if x.flags & X_REPLAY and x.attempts < ATTEMPTS_MAX:
-        if connecting and x.backend.server_count > 1:
+    if x.attempts < ATTEMPTS_MAX:
+        if connecting and x.backend.server_count > 1:  # nothing was sent, not even of a body that could not be sent again
             account_retry(engine, x)
             x.retries += 1
             attempt(engine, x, record, False)
             return
-        if reused and (x.flags & X_IDEMPOTENT or untouched):
+        if reused and (untouched or (x.flags & X_REPLAY and x.flags & X_IDEMPOTENT)):
             account_retry(engine, x)
             x.retries += 1
             x.request_head_sent = 0

@@ -1,7 +1,6 @@
 """See s7_respond.pxd. RFC 9110 sections 15 and 7.6, RFC 9112 sections 4 and 6.3."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdio cimport snprintf
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from bascule.codec.head cimport (
     FAULT_NONE,
@@ -15,12 +14,11 @@ from bascule.codec.head cimport (
     head_feed,
     head_semantics,
 )
+from bascule.codec.llhttp cimport F_CHUNKED
 from bascule.engine.connection cimport (
     IO_CLOSED,
-    IO_DONE,
     IO_NO_MEMORY,
     READ_AGAIN,
-    READ_END,
     buf_free,
     buf_get,
     conn_emit,
@@ -28,8 +26,9 @@ from bascule.engine.connection cimport (
     conn_set_state,
     conn_timeout,
 )
-from bascule.engine.memory cimport BUF_BYTES, BUF_RESERVE, Buf
-from bascule.engine.system cimport iovec, memcpy, memmove, unlikely
+from bascule.engine.memory cimport BUF_BYTES, BUF_RESERVE
+from bascule.engine.system cimport iovec, memcmp, memcpy, memmove, unlikely
+from bascule.engine.timers cimport timer_set
 from bascule.engine.types cimport (
     CLIENT_TUNNEL,
     DIRECTION_BODY,
@@ -50,6 +49,7 @@ from bascule.engine.types cimport (
     X_HEAD_METHOD,
     X_KEEP_CLIENT,
     X_KEEP_SERVER,
+    X_REPLAY,
     X_STARTED,
     X_TUNNEL,
     X_UPGRADE,
@@ -59,7 +59,7 @@ from bascule.engine.types cimport (
     Header,
 )
 from bascule.request.exchange cimport exchange_fail, exchange_gone, forget_replay
-from bascule.request.rewrite cimport put_kept, put_text
+from bascule.request.rewrite cimport put_kept, put_number, put_text
 from bascule.request.s6_forward cimport forward_lost
 from bascule.request.s8_relay cimport RELAY_ENDED, relay_response, relay_response_bytes, relay_tunnel
 from bascule.shared.statistics cimport ERROR_BAD_RESPONSE, ERROR_OVERLOAD, ERROR_SERVER_CLOSED
@@ -69,14 +69,36 @@ cdef enum:
 
 
 cdef uint32_t put_status_line(Engine* engine, Exchange* x, char* out) noexcept nogil:
-    # "HTTP/1.x" is 8 bytes; from there to the end of the line the server's own bytes are kept, the version is ours.
+    # "HTTP/1.x 200" is 12 bytes (is_plain_status_line); the reason is the server's, the version and the space before it ours.
     cdef Head* head = &x.head
-    cdef uint32_t end = 8
+    cdef uint32_t end = 12
     memcpy(out, b"HTTP/1.1", 8)
-    while head.base[end] != c"\n":
+    memcpy(out + 8, head.base + 8, 4)
+    out[12] = c" "
+    while head.base[end] != c"\r":
         end += 1
-    memcpy(out + 8, head.base + 8, end + 1 - 8)
-    return end + 1
+    if end == 12:
+        memcpy(out + 13, b"\r\n", 2)
+        return 15
+    memcpy(out + 13, head.base + 13, end + 2 - 13)
+    return end + 2
+
+
+cdef bint is_plain_status_line(const Head* head) noexcept nogil:
+    """RFC 9112 section 4 to the letter: llhttp skips empty lines before it and lets control characters into the reason."""
+    cdef const char* line = head.base
+    cdef uint32_t at = 12
+    cdef uint8_t c
+    if head.length < 16 or memcmp(line, b"HTTP/1.", 7) != 0 or line[8] != c" ":
+        return False
+    if line[12] != c" " and line[12] != c"\r":
+        return False
+    while at + 1 < head.length and line[at] != c"\r":
+        c = <uint8_t>line[at]
+        if (c < 0x20 and c != c"\t") or c == 0x7F:
+            return False
+        at += 1
+    return at + 1 < head.length and line[at + 1] == c"\n"
 
 
 cdef uint32_t compose(Engine* engine, Exchange* x, Semantics* s) noexcept nogil:
@@ -86,7 +108,9 @@ cdef uint32_t compose(Engine* engine, Exchange* x, Semantics* s) noexcept nogil:
     cdef uint32_t at = put_status_line(engine, x, out)
     at = put_kept(out, at, &x.head)
     if s.has_length and x.status != 204 and (d.framing_in == FRAMING_LENGTH or d.framing_in == FRAMING_NONE):
-        at += <uint32_t>snprintf(out + at, 64, b"Content-Length: %llu\r\n", <unsigned long long>s.content_length)
+        at = put_text(out, at, b"Content-Length: ", 16)
+        at = put_number(out, at, s.content_length)
+        at = put_text(out, at, b"\r\n", 2)
     elif d.framing_out == FRAMING_CHUNKED:
         at = put_text(out, at, b"Transfer-Encoding: chunked\r\n", 28)
     if not x.flags & X_KEEP_CLIENT:
@@ -99,7 +123,7 @@ cdef uint32_t compose(Engine* engine, Exchange* x, Semantics* s) noexcept nogil:
 cdef bint decide_framing(Engine* engine, Exchange* x, Semantics* s, bint server_10) noexcept nogil:
     """RFC 9112 section 6.3. False: the head is refused."""
     cdef Direction* d = &x.response
-    if s.fault != FAULT_NONE:
+    if s.fault != FAULT_NONE or s.chunked != ((d.parser.flags & F_CHUNKED) != 0):
         return False
     if not s.close and (not server_10 or s.keep_alive):
         x.flags |= X_KEEP_SERVER
@@ -120,7 +144,8 @@ cdef bint decide_framing(Engine* engine, Exchange* x, Semantics* s, bint server_
             x.flags &= ~X_KEEP_CLIENT
         else:
             d.framing_out = FRAMING_CHUNKED
-    if x.request.state != DIRECTION_DONE or x.request.out.first != NULL or engine.draining:
+    if x.request.state != DIRECTION_DONE or x.request.out.first != NULL or engine.draining \
+            or not x.client.listener.configured:
         # An early answer: what is left of the request body must never be read as the next request.
         x.flags &= ~X_KEEP_CLIENT
     return True
@@ -143,7 +168,7 @@ cdef int informational(Engine* engine, Exchange* x) noexcept nogil:
     part.iov_base = engine.compose
     part.iov_len = at
     x.bytes_out += at
-    result = conn_emit(engine, x.client, &x.response.out, &part, 1)
+    result = conn_emit(engine, x.client, &x.response.out, &part, 1, False)
     if result == IO_CLOSED or result == IO_NO_MEMORY:
         exchange_gone(engine, x)
         return RELAY_ENDED
@@ -157,9 +182,11 @@ cdef int switch_protocols(Engine* engine, Exchange* x, Semantics* s, const char*
     cdef uint32_t at
     cdef iovec parts[2]
     cdef int result
-    if not x.flags & X_UPGRADE or s.upgrade < 0 or x.request.state != DIRECTION_DONE:
+    if not x.flags & X_UPGRADE or s.upgrade < 0 or x.request.state != DIRECTION_DONE \
+            or (x.request_head != NULL and x.request_head_sent < x.request_head.end):
         exchange_fail(engine, x, 502, ERROR_BAD_RESPONSE, b"the server switched protocols without being asked")
         return RELAY_ENDED
+    forget_replay(engine, x)
     upgrade = &x.head.headers[s.upgrade]
     at = put_status_line(engine, x, out)
     at = put_kept(out, at, &x.head)
@@ -176,7 +203,7 @@ cdef int switch_protocols(Engine* engine, Exchange* x, Semantics* s, const char*
     parts[0].iov_len = at
     parts[1].iov_base = <void*>rest
     parts[1].iov_len = rest_length
-    result = conn_emit(engine, x.client, &x.response.out, parts, 2 if rest_length else 1)
+    result = conn_emit(engine, x.client, &x.response.out, parts, 2 if rest_length else 1, False)
     buf_free(engine, &x.server.input)
     if result == IO_CLOSED or result == IO_NO_MEMORY:
         exchange_gone(engine, x)
@@ -185,6 +212,7 @@ cdef int switch_protocols(Engine* engine, Exchange* x, Semantics* s, const char*
     conn_set_state(engine, x.server, SERVER_TUNNEL)
     conn_timeout(engine, x.client, 0)
     conn_timeout(engine, x.server, x.backend.tunnel_timeout_ms)
+    timer_set(&engine.wheel, &x.timer, 0)  # a tunnel outlives the limit of an exchange; silence is what ends it
     relay_tunnel(engine, x)
     return RELAY_ENDED
 
@@ -196,7 +224,8 @@ cdef int head_complete(Engine* engine, Exchange* x, char* base, uint32_t length)
     cdef uint32_t head_length
     cdef uint16_t status = d.parser.status_code
     cdef bint server_10 = d.parser.http_minor == 0
-    if unlikely(d.parser.http_major != 1 or d.parser.http_minor > 1 or status < 100 or status > 999):
+    if unlikely(d.parser.http_major != 1 or d.parser.http_minor > 1 or status < 100 or status > 999
+                or not is_plain_status_line(&x.head)):
         exchange_fail(engine, x, 502, ERROR_BAD_RESPONSE, b"the server sent a malformed response")
         return RELAY_ENDED
     head_semantics(&x.head, server_10, True, &s)
@@ -204,6 +233,10 @@ cdef int head_complete(Engine* engine, Exchange* x, char* base, uint32_t length)
         if status == 101:
             return switch_protocols(engine, x, &s, base + x.head.length, length - x.head.length)
         return informational(engine, x)
+    if x.prefix_sent < x.prefix_length or (x.request_head != NULL and x.request_head_sent < x.request_head.end):
+        x.request.sink_closed = True  # answered before it read the request: the rest is not sent
+        x.request.state = DIRECTION_BODY
+    forget_replay(engine, x)
     x.status = status
     if unlikely(not decide_framing(engine, x, &s, server_10)):
         x.flags &= ~X_KEEP_SERVER
@@ -217,8 +250,9 @@ cdef int head_complete(Engine* engine, Exchange* x, char* base, uint32_t length)
     if relay_response_bytes(engine, x, engine.compose, head_length, base + x.head.length,
                             length - x.head.length) == RELAY_ENDED:
         return RELAY_ENDED
-    if x.server.input != NULL:
+    if x.server != NULL:  # given back already when only the client is slow
         buf_free(engine, &x.server.input)
+        conn_timeout(engine, x.server, 0)  # the time of the response head is over; relay_response sets that of its body
     # Short answers end above; what comes here has more to read or to write.
     relay_response(engine, x)
     return RELAY_ENDED
@@ -267,10 +301,7 @@ cdef void respond_read(Engine* engine, Exchange* x) noexcept nogil:
             return
         if fed == 0 and x.informational == 0:
             head_begin(d, &x.head, True)
-            if x.prefix_sent < x.prefix_length or (x.request_head != NULL and x.request_head_sent < x.request_head.end):
-                x.request.sink_closed = True  # answered before it read the request: the rest is not sent
-                x.request.state = DIRECTION_BODY
-            forget_replay(engine, x)
+            x.flags &= ~X_REPLAY  # the first byte rules out a retry; what is unsent may still be wanted after a 1xx
         length = fed + <uint32_t>got
         while True:
             result = head_feed(d, &x.head, base, fed, length)

@@ -21,4 +21,5 @@ cdef int relay_response_bytes(Engine* engine, Exchange* x, const char* head, uin
                               uint32_t length) noexcept nogil
 cdef void relay_response(Engine* engine, Exchange* x) noexcept nogil
 cdef void relay_request(Engine* engine, Exchange* x) noexcept nogil
+cdef void wait_for(Engine* engine, Conn* conn, uint32_t delay_ms, bint moved) noexcept nogil
 cdef void relay_tunnel(Engine* engine, Exchange* x) noexcept nogil

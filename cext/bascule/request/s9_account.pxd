@@ -3,6 +3,8 @@
 May do: write the worker's own statistics segment and log buffer. May fail with: nothing (a full log is counted as lost lines).
 """
 
+from libc.stdint cimport uint32_t
+
 from bascule.engine.types cimport Engine, Exchange
 from bascule.shared.snapshot cimport ServerRecord
 
@@ -12,4 +14,5 @@ cdef void account_route(Engine* engine, Exchange* x) noexcept nogil
 cdef void account_server(Engine* engine, Exchange* x, const ServerRecord* server) noexcept nogil
 cdef void account_retry(Engine* engine, Exchange* x) noexcept nogil
 cdef void account_end(Engine* engine, Exchange* x) noexcept nogil
+cdef void log_request_line(Exchange* x, const char* data, uint32_t length) noexcept nogil
 cdef void access_log_flush(Engine* engine) noexcept nogil

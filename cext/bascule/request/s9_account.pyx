@@ -1,10 +1,29 @@
 """See s9_account.pxd. Up to four objects are charged for an exchange: listener, frontend, backend, server."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdio cimport snprintf
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport strlen
 
-from bascule.engine.system cimport AF_INET, AF_INET6, inet_ntop, memcpy, unlikely, write
-from bascule.engine.types cimport AccessLog, X_ROUTED
+from bascule.engine.memory cimport Buf
+from bascule.engine.system cimport (
+    AF_INET,
+    AF_INET6,
+    CLOCK_REALTIME,
+    MSG_DONTWAIT,
+    MSG_NOSIGNAL,
+    clock_gettime,
+    gmtime_r,
+    inet_ntop,
+    memchr,
+    memcpy,
+    send,
+    strftime,
+    timespec,
+    tm,
+    unlikely,
+    write,
+)
+from bascule.engine.types cimport LOG_FILE, LOG_SOCKET, LOG_TARGET_MAX, AccessLog, X_ROUTED, is_mapped_v4
+from bascule.request.rewrite cimport put_number
 from bascule.shared.snapshot cimport Str
 from bascule.shared.statistics cimport (
     ERROR_NONE,
@@ -16,12 +35,16 @@ from bascule.shared.statistics cimport (
 )
 
 cdef enum:
-    LINE_MAX = 1600               # the longest access log line
+    # The longest access log line: a target of LOG_TARGET_MAX bytes escaped to four times that, four names of at most 100
+    # bytes, numbers and keys. A pipe takes a write of 4096 bytes (PIPE_BUF) whole, so no line is ever cut by another's.
+    LINE_MAX = 3072
+    PIPE_BYTES_MAX = 4096
 
 
 cdef void account_begin(Engine* engine, Exchange* x) noexcept nogil:
     engine.exchange_count += 1
-    x.client.listener.stats.in_flight += 1
+    x.stat_listener = x.client.listener.stats
+    x.stat_listener.in_flight += 1
 
 
 cdef void account_route(Engine* engine, Exchange* x) noexcept nogil:
@@ -63,7 +86,7 @@ cdef void account_end(Engine* engine, Exchange* x) noexcept nogil:
     cdef uint64_t latency_us = engine.now_us - x.started_us
     cdef uint32_t status = statistics_status_index(x.status)
     engine.exchange_count -= 1
-    charge(engine, x.client.listener.stats, x, status, latency_us)
+    charge(engine, x.stat_listener, x, status, latency_us)
     if x.flags & X_ROUTED:
         charge(engine, x.stat_frontend, x, status, latency_us)
         charge(engine, x.stat_backend, x, status, latency_us)
@@ -96,75 +119,179 @@ cdef const char* error_name(uint8_t error) noexcept nogil:
     return b"-"
 
 
-cdef int escape(char* to, const char* source, uint32_t length) noexcept nogil:
+cdef char* escape(char* to, const char* source, uint32_t length) noexcept nogil:
     # Log injection: everything outside printable ASCII, and the quote and backslash, leaves as \xHH.
     cdef const char* digits = b"0123456789abcdef"
     cdef uint32_t i
-    cdef int n = 0
     cdef uint8_t c
     for i in range(length):
         c = <uint8_t>source[i]
         if c < 0x20 or c > 0x7E or c == c'"' or c == c"\\":
-            to[n] = c"\\"
-            to[n + 1] = c"x"
-            to[n + 2] = digits[c >> 4]
-            to[n + 3] = digits[c & 15]
-            n += 4
+            to[0] = c"\\"
+            to[1] = c"x"
+            to[2] = digits[c >> 4]
+            to[3] = digits[c & 15]
+            to += 4
         else:
-            to[n] = <char>c
-            n += 1
-    to[n] = 0
-    return n
+            to[0] = <char>c
+            to += 1
+    return to
 
 
-cdef const char* text(Exchange* x, Str string, int* length) noexcept nogil:
-    length[0] = <int>string.length
-    return x.snapshot.strings + string.offset
+cdef void log_request_line(Exchange* x, const char* data, uint32_t length) noexcept nogil:
+    """Keeps the first line of what arrived, for a request that is none."""
+    cdef uint32_t start = 0
+    cdef uint32_t end
+    while start < length and (data[start] == c"\r" or data[start] == c"\n"):
+        start += 1
+    end = start
+    while end < length and end - start < LOG_TARGET_MAX and data[end] != c"\r" and data[end] != c"\n":
+        end += 1
+    memcpy(x.log_target, data + start, end - start)
+    x.log_length = <uint16_t>(end - start)
+
+
+cdef inline char* put(char* to, const char* text, size_t length) noexcept nogil:
+    memcpy(to, text, length)
+    return to + length
+
+
+cdef inline char* put_literal(char* to, const char* text) noexcept nogil:
+    return put(to, text, strlen(text))
+
+
+cdef inline char* put_count(char* to, const char* key, uint64_t value) noexcept nogil:
+    to = put_literal(to, key)
+    return to + put_number(to, 0, value)
+
+
+cdef inline char* put_string(char* to, Exchange* x, Str string) noexcept nogil:
+    return put(to, x.snapshot.strings + string.offset, string.length)
+
+
+cdef char* put_time(char* to, AccessLog* log) noexcept nogil:
+    """RFC 3339 in UTC with microseconds. The calendar is asked once a second, the clock once a line (in the vDSO)."""
+    cdef timespec now
+    cdef tm fields
+    cdef uint32_t us, i
+    clock_gettime(CLOCK_REALTIME, &now)
+    if now.tv_sec != log.second:
+        gmtime_r(&now.tv_sec, &fields)
+        strftime(log.stamp, sizeof(log.stamp), b"%Y-%m-%dT%H:%M:%S", &fields)
+        log.second = now.tv_sec
+    to = put_literal(to, log.stamp)
+    us = <uint32_t>(now.tv_nsec // 1000)
+    to[0] = c"."
+    for i in range(6):
+        to[6 - i] = <char>(c"0" + us % 10)
+        us //= 10
+    to[7] = c"Z"
+    return to + 8
+
+
+cdef char* put_client(char* to, Exchange* x) noexcept nogil:
+    """The client as policy sees it; its own address when its head never came whole; "unix" when it has none."""
+    cdef const uint8_t* address = x.client_ip
+    cdef const uint64_t* words = <const uint64_t*>x.client_ip
+    if words[0] == 0 and words[1] == 0:
+        address = x.client.address
+        words = <const uint64_t*>x.client.address
+    if words[0] == 0 and words[1] == 0:
+        return put_literal(to, b"unix")
+    if is_mapped_v4(address):
+        inet_ntop(AF_INET, address + 12, to, 48)
+    else:
+        inet_ntop(AF_INET6, address, to, 48)
+    return to + strlen(to)
+
+
+cdef char* put_outcome(char* to, Exchange* x, uint64_t latency_us) noexcept nogil:
+    to = put_count(to, b" status=", x.status)
+    to = put_count(to, b" in=", x.bytes_in)
+    to = put_count(to, b" out=", x.bytes_out)
+    to = put_count(to, b" latency_us=", latency_us)
+    return put_count(to, b" retries=", x.retries)
+
+
+cdef char* put_objects(char* to, Exchange* x) noexcept nogil:
+    to = put(put_literal(to, b" listener="), x.client.listener.id, x.client.listener.id_length)
+    if x.flags & X_ROUTED:
+        to = put_string(put_literal(to, b" frontend="), x, x.frontend.id)
+        to = put_string(put_literal(to, b" backend="), x, x.backend.id)
+    else:
+        to = put_literal(to, b" frontend=- backend=-")
+    if x.server_record != NULL:
+        return put_string(put_literal(to, b" server="), x, x.server_record.id)
+    return put_literal(to, b" server=-")
 
 
 cdef void log_line(Engine* engine, Exchange* x, uint64_t latency_us) noexcept nogil:
-    """One logfmt line: identity, request, outcome. Time is CLOCK_MONOTONIC microseconds, as in the statistics."""
+    """One logfmt line when an exchange ends: when, who, what, with what outcome. At most LINE_MAX bytes."""
     cdef AccessLog* log = engine.access_log
-    cdef char client[48]
-    cdef char target[2100]
-    cdef const char* frontend = b"-"
-    cdef const char* backend = b"-"
-    cdef const char* server = b"-"
-    cdef int frontend_length = 1
-    cdef int backend_length = 1
-    cdef int server_length = 1
-    cdef int n
-    if log.used + LINE_MAX + 2100 > sizeof(log.data):
+    cdef Buf* input = x.client.input
+    cdef char* to
+    if log.used + LINE_MAX > sizeof(log.data):
         access_log_flush(engine)
-    if x.client_ip[10] == 0xFF and x.client_ip[11] == 0xFF:
-        inet_ntop(AF_INET, x.client_ip + 12, client, 48)
-    else:
-        inet_ntop(AF_INET6, x.client_ip, client, 48)
-    escape(target, x.log_target, x.log_length)
-    if x.flags & X_ROUTED:
-        frontend = text(x, x.frontend.id, &frontend_length)
-        backend = text(x, x.backend.id, &backend_length)
-    if x.server_record != NULL:
-        server = text(x, x.server_record.id, &server_length)
-    n = snprintf(
-        log.data + log.used, sizeof(log.data) - log.used,
-        b"time_us=%llu client=%s request=\"%s\" status=%u in=%llu out=%llu latency_us=%llu retries=%u listener=%.*s "
-        b"frontend=%.*s backend=%.*s server=%.*s error=%s revision=%llu\n",
-        <unsigned long long>engine.now_us, client, target, <unsigned>x.status, <unsigned long long>x.bytes_in,
-        <unsigned long long>x.bytes_out, <unsigned long long>latency_us, <unsigned>x.retries,
-        <int>x.client.listener.id_length, x.client.listener.id, frontend_length, frontend, backend_length, backend,
-        server_length, server, error_name(x.error),
-        <unsigned long long>(x.snapshot.revision if x.snapshot != NULL else 0))
-    if n > 0 and log.used + <uint32_t>n < sizeof(log.data):
-        log.used += <uint32_t>n
+    if x.log_length == 0 and x.bytes_in == 0 and input != NULL:
+        log_request_line(x, input.data + input.start, input.end - input.start)
+    to = log.data + log.used
+    to = put_time(put_literal(to, b"time="), log)
+    to = put_client(put_literal(to, b" client="), x)
+    to = put_literal(to, b" request=\"")
+    to = escape(to, x.log_target, x.log_length)
+    to = put_outcome(put_literal(to, b"\""), x, latency_us)
+    to = put_objects(to, x)
+    to = put_literal(put_literal(to, b" error="), error_name(x.error))
+    to = put_count(to, b" revision=", x.snapshot.revision if x.snapshot != NULL else 0)
+    to[0] = c"\n"
+    log.used = <uint32_t>(to + 1 - log.data)
+
+
+cdef uint32_t whole_lines(const char* data, uint32_t length, uint32_t most) noexcept nogil:
+    """The longest beginning of at most `most` bytes that ends with a line."""
+    if length <= most:
+        return length
+    while most > 0 and data[most - 1] != c"\n":
+        most -= 1
+    return most
 
 
 cdef void access_log_flush(Engine* engine) noexcept nogil:
+    """One write for everything to a file, which O_APPEND keeps whole; to anything else, as many lines as go in whole.
+
+    Never waits: what a full pipe or socket does not take is lost, and counted.
+    """
     cdef AccessLog* log = engine.access_log
-    cdef ssize_t put
+    cdef uint32_t done = 0
+    cdef uint32_t length
+    cdef ssize_t sent
     if log == NULL or log.used == 0:
         return
-    put = write(log.fd, log.data, log.used)
-    if put != <ssize_t>log.used:
-        log.lost += 1
+    while done < log.used:
+        length = log.used - done
+        if log.kind != LOG_FILE:
+            length = whole_lines(log.data + done, length, PIPE_BYTES_MAX)
+        if log.kind == LOG_SOCKET:
+            sent = send(log.fd, log.data + done, length, MSG_DONTWAIT | MSG_NOSIGNAL)
+        else:
+            sent = write(log.fd, log.data + done, length)
+        if sent != <ssize_t>length:
+            lines_lost(log, done + (<uint32_t>sent if sent > 0 else 0), sent > 0)
+            return
+        done += length
     log.used = 0
+
+
+cdef void lines_lost(AccessLog* log, uint32_t written, bint torn) noexcept nogil:
+    cdef const char* at = log.data + written
+    cdef const char* end = log.data + log.used
+    while at < end:
+        log.lost += 1
+        at = <const char*>memchr(at, c"\n", end - at)
+        if at == NULL:
+            break
+        at += 1
+    log.used = 0
+    if torn:  # half a line stands in the file: end it, so that the next is not read as its rest
+        log.data[0] = c"\n"
+        log.used = 1

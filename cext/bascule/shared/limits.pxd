@@ -55,8 +55,3 @@ cdef uint64_t limits_hash(const LimitTable* table, uint64_t identity, const uint
                           uint32_t length) noexcept nogil
 cdef void limits_take(LimitTable* table, uint64_t key, const RateSpec* rates, uint32_t rate_count, uint64_t now_ns,
                       RateDecision* decision) noexcept nogil
-# Concurrency: acquire returns a handle >= 0 to be released exactly once, or -1 when the key is at its maximum. When
-# the table has no room for one more key, the request is admitted uncounted: a full table must not turn away those who
-# are within their limits.
-cdef int64_t limits_acquire(LimitTable* table, uint64_t key, uint32_t concurrency_max) noexcept nogil
-cdef void limits_release(LimitTable* table, int64_t handle) noexcept nogil

@@ -1,4 +1,4 @@
-"""Rate and concurrency limits for the whole host: see limits.pxd.
+"""Rate limits for the whole host, and the region they share with concurrency limits: see limits.pxd.
 
 GCRA: ITU-T I.371 (2004) annex A, the virtual scheduling algorithm: a request conforms when TAT <= now + tolerance, and
 then TAT becomes max(TAT, now) + interval.
@@ -16,7 +16,12 @@ A charge that races with the eviction of its own entry is booked on the newcomer
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from bascule.shared.atomic cimport cas64, load64, load64_seq, prefetch, store32, subtract64
+from bascule.shared.atomic cimport cas64, load64, prefetch, subtract64
+from bascule.shared.concurrency cimport limits_acquire, limits_release, release_all
+from bascule.shared.limits_layout cimport (
+    BYTES_PER_CONCURRENCY_ENTRY, CONCURRENCY_WAYS, HEADER_SIZE, RATES_MAX, SIZE_MIN, WAYS, WORKER_LINE_SIZE, WORKERS_MAX,
+    Layout, LimitsHeader, RateEntry, RateLine, WorkerLine, scale,
+)
 from bascule.shared.region cimport Mapping, region_create, region_map, region_unmap
 from bascule.shared.snapshot cimport RateSpec
 
@@ -27,57 +32,11 @@ import os
 
 cdef extern from *:
     """
-    static inline uint64_t bascule_scale(uint64_t hash, uint64_t n) {
-        return (uint64_t)(((unsigned __int128)hash * n) >> 64);
-    }
     static inline uint64_t bascule_rotl(uint64_t x, int b) { return (x << b) | (x >> (64 - b)); }
     """
-    # hash * n / 2**64: a number below n out of the hash's high bits, without a division.
-    uint64_t scale "bascule_scale"(uint64_t hash, uint64_t n) noexcept nogil
     uint64_t rotl "bascule_rotl"(uint64_t x, int b) noexcept nogil
 
-cdef enum:
-    HEADER_SIZE = 4096
-    WORKERS_MAX = 64              # worker numbers with a WorkerLine and holdings
-    WORKER_LINE_SIZE = 128
-    WAYS = 4
-    RATES_MAX = 4
-    CONCURRENCY_WAYS = 8
-    COUNT_BITS = 24
-    COUNT_MASK = 0xFFFFFF
-    SIZE_MIN = 1 << 20
-    BYTES_PER_CONCURRENCY_ENTRY = 1024  # of the region: 65,536 keys in flight at 64 MiB
-
 cdef uint64_t SIZE_MAX = (<uint64_t>1) << 40
-cdef int64_t UNCOUNTED = 0x7FFFFFFFFFFFFFFFLL  # handle of an admission that found no room to be counted
-
-cdef struct LimitsHeader:
-    char magic[8]                 # b"BSCLLIMT"
-    uint32_t layout_version       # LIMITS_LAYOUT_VERSION
-    uint32_t header_size          # HEADER_SIZE
-    uint64_t size                 # of the region; all offsets follow from it (region_layout)
-    uint64_t seed[2]              # of limits_hash
-
-cdef struct Layout:
-    uint64_t rate_sets
-    uint64_t concurrency_sets
-    uint64_t rates_offset
-    uint64_t concurrency_offset
-    uint64_t holdings_offset
-
-cdef struct WorkerLine:
-    # Writer: one worker. 128 bytes, so that no two workers share a cache line or a prefetched pair.
-    uint64_t live_evictions       # keys that were forgotten before their time had passed: the table is too small
-    uint64_t uncounted            # admissions by a concurrency limit that found no room to be counted
-    uint32_t holds                # this worker's holdings were ever used
-    uint8_t reserved[108]         # WORKER_LINE_SIZE in all
-
-cdef struct RateEntry:
-    uint64_t tag                  # the key, 0 = empty
-    uint64_t tat                  # theoretical arrival time, ns
-
-cdef struct RateLine:             # 64 bytes
-    RateEntry entries[4]
 
 
 # ---- hash ----
@@ -280,98 +239,6 @@ cdef void limits_take(LimitTable* table, uint64_t key, const RateSpec* rates, ui
             decide_refused(decision, &rates[i], tat, now_ns)
             return
         decide_admitted(decision, &rates[i], tat, now_ns)
-
-
-# ---- concurrency ----
-# An entry is one word, tag << 24 | count; a count of 0 is as good as empty. Beside it every worker notes in its own
-# array how many it holds of each entry, before the entry is raised and after it is lowered: a worker that dies in
-# between leaves the note too high, never the entry, so recovery can let one request too many through but never lock a
-# key up for good.
-
-cdef inline uint64_t* concurrency_set(LimitTable* table, uint64_t key) noexcept nogil:
-    return <uint64_t*>table.concurrency + scale(key, table.concurrency_sets) * CONCURRENCY_WAYS
-
-
-cdef struct Scan:
-    # What one look at a set found of a key. Owner: the caller's stack.
-    uint64_t* entry               # the key's first entry, NULL if it has none
-    uint64_t seen                 # its word
-    uint64_t* free                # the first entry without holders, NULL if there is none
-    uint64_t free_seen
-    uint64_t count                # over all entries of the key
-
-
-cdef inline void scan(uint64_t* entries, uint64_t tag, Scan* found) noexcept nogil:
-    cdef uint64_t seen
-    cdef uint32_t way
-    memset(found, 0, sizeof(Scan))
-    for way in range(<uint32_t>CONCURRENCY_WAYS):
-        seen = load64_seq(&entries[way])
-        if seen & COUNT_MASK == 0:
-            if found.free == NULL:
-                found.free = &entries[way]
-                found.free_seen = seen
-        elif seen & ~<uint64_t>COUNT_MASK == tag:
-            if found.entry == NULL:
-                found.entry = &entries[way]
-                found.seen = seen
-            found.count += seen & COUNT_MASK
-
-
-cdef int64_t limits_acquire(LimitTable* table, uint64_t key, uint32_t concurrency_max) noexcept nogil:
-    cdef uint64_t* entries = concurrency_set(table, key)
-    cdef uint64_t tag = key << COUNT_BITS
-    cdef uint64_t* entry
-    cdef uint64_t seen
-    cdef uint32_t* held
-    cdef bint inserted
-    cdef Scan found
-    while True:
-        scan(entries, tag, &found)
-        if found.count >= concurrency_max:
-            return -1
-        inserted = found.entry == NULL
-        entry = found.free if inserted else found.entry
-        seen = found.free_seen if inserted else found.seen
-        if entry == NULL or seen & COUNT_MASK == COUNT_MASK:
-            (<WorkerLine*>table.holder).uncounted += 1
-            return UNCOUNTED
-        held = <uint32_t*>table.holdings + (entry - <uint64_t*>table.concurrency)
-        store32(&(<WorkerLine*>table.holder).holds, 1)
-        store32(held, held[0] + 1)
-        if cas64(entry, &seen, tag | ((seen & COUNT_MASK) + 1)):
-            if not inserted:
-                return entry - <uint64_t*>table.concurrency
-            scan(entries, tag, &found)
-            if found.entry == entry:
-                return entry - <uint64_t*>table.concurrency
-            # Another worker inserted the key before this entry at the same time: this one gives way.
-            lower(entry, 1)
-        store32(held, held[0] - 1)
-
-
-cdef void lower(uint64_t* entry, uint64_t count) noexcept nogil:
-    cdef uint64_t seen = load64(entry)
-    while not cas64(entry, &seen, seen - (count if count < seen & COUNT_MASK else seen & COUNT_MASK)):
-        pass
-
-
-cdef void limits_release(LimitTable* table, int64_t handle) noexcept nogil:
-    cdef uint32_t* held = <uint32_t*>table.holdings + handle
-    if handle < 0 or <uint64_t>handle >= table.concurrency_sets * CONCURRENCY_WAYS or held[0] == 0:
-        return
-    lower(<uint64_t*>table.concurrency + handle, 1)
-    store32(held, held[0] - 1)
-
-
-cdef void release_all(LimitTable* table) noexcept nogil:
-    """What a dead predecessor of the same number held."""
-    cdef uint32_t* held = <uint32_t*>table.holdings
-    cdef uint64_t i
-    for i in range(table.concurrency_sets * CONCURRENCY_WAYS):
-        if held[i]:
-            lower(<uint64_t*>table.concurrency + i, held[i])
-            store32(&held[i], 0)
 
 
 # ---- region ----

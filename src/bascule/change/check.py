@@ -35,8 +35,29 @@ def check_file(path: str | os.PathLike[str]) -> CheckReport:
     if found:
         positions = loaded.positions()
         found = [problem.at(loaded.file, positions.line(problem.path)) for problem in found]
+    found += duplicate_keys(loaded)
     problems = tuple(sorted([*loaded.warnings, *found], key=lambda problem: problem.line))
     return CheckReport(problems, loaded, None if compiled.rejected else compiled)
+
+
+def duplicate_keys(loaded: Loaded) -> list[Problem]:
+    """Return a warning for every key that stands twice in a JSON object: decoding takes the last without a word.
+
+    Looks at the whole text, which costs more than decoding it, so only the dry run does.
+    """
+    if loaded.format != "json":
+        return []
+    return [
+        Problem(
+            file=loaded.file,
+            line=line,
+            path=path,
+            message="this key stands twice in one object; the last one counts",
+            remedy="remove one of them",
+            warning=True,
+        )
+        for path, line in loaded.positions().duplicates
+    ]
 
 
 def compile_offline(tree: Tree) -> CompiledSnapshot:

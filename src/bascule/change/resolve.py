@@ -7,11 +7,12 @@ good one: an error is never data.
 """
 
 import asyncio
+import contextlib
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import msgspec
@@ -21,7 +22,8 @@ from bascule.model.quantities import duration_ns
 from bascule.model.tree import Tree
 
 LOOKUPS_AT_ONCE: Final = 4
-"""Threads of the resolver; a name server that hangs holds one of them, not the event loop."""
+LOOKUP_TIMEOUT_S: Final = 5.0
+"""After which a lookup counts as failed; its thread is left to itself, so a hanging name server delays no other name."""
 
 Lookup = Callable[[str, int], Sequence[bytes]]
 """(host, port) to the sockaddrs of the answer, best first; OSError when there is none."""
@@ -87,12 +89,18 @@ class Resolver:
     is locked.
     """
 
-    def __init__(self, lookup: Lookup = system_lookup, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        lookup: Lookup = system_lookup,
+        clock: Callable[[], float] = time.monotonic,
+        timeout_s: float = LOOKUP_TIMEOUT_S,
+    ) -> None:
         """See the class; `lookup` and `clock` are for tests."""
+        self._timeout_s = timeout_s
         self._lookup = lookup
         self._clock = clock
         self._names: dict[str, Resolution] = {}
-        self._threads: ThreadPoolExecutor | None = None
+        self._turns = asyncio.Semaphore(LOOKUPS_AT_ONCE)
         self._wake = asyncio.Event()
 
     def want(self, names: Mapping[str, float]) -> None:
@@ -140,12 +148,12 @@ class Resolver:
         if known is None:
             return False
         host, _, port = authority.rpartition(":")
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="resolve")
-        loop = asyncio.get_running_loop()
         before = known.address
         try:
-            answer = await loop.run_in_executor(self._threads, self._lookup, host, int(port))
+            async with self._turns:
+                answer = await asyncio.wait_for(self._in_thread(host, int(port)), self._timeout_s)
+        except TimeoutError:
+            self._note(known, known.address, f"no answer within {self._timeout_s:g} s")
         except (OSError, UnicodeError) as error:
             self._note(known, known.address, getattr(error, "strerror", None) or str(error))
         else:
@@ -159,8 +167,32 @@ class Resolver:
             known.address, known.failure, known.since_s = address, failure, now_s
         known.due_s = now_s + known.interval_s
 
+    def _in_thread(self, host: str, port: int) -> asyncio.Future[Sequence[bytes]]:
+        """Start a lookup in a daemon thread: an executor's would be waited for when the process ends."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Sequence[bytes]] = loop.create_future()
+
+        def settle(answer: Sequence[bytes], error: Exception | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(answer)
+            else:
+                future.set_exception(error)
+
+        def work() -> None:
+            answer: Sequence[bytes] = ()
+            failure: Exception | None = None
+            try:
+                answer = self._lookup(host, port)
+            except Exception as error:
+                failure = error
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(settle, answer, failure)
+
+        threading.Thread(target=work, name=f"resolve {host}", daemon=True).start()
+        return future
+
     def close(self) -> None:
-        """Let go of the threads; a lookup under way ends by itself."""
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
-            self._threads = None
+        """Forget all names; a lookup under way ends by itself."""
+        self._names = {}

@@ -284,6 +284,13 @@ def _settings(tree: Tree) -> Iterator[Problem]:
         settings, "limits_memory", ("settings",), limits.LIMITS_MEMORY_MIN_BYTES, limits.LIMITS_MEMORY_MAX_BYTES
     )
     yield from _duration(tree.store, "poll_interval", ("store",))
+    log = settings.access_log
+    if log not in ("off", "stderr") and (not log.startswith("/") or log.endswith("/") or "\0" in log):
+        yield Problem(
+            path=("settings", "access_log"),
+            message=f"{log!r} is no place for the access log",
+            remedy='use "off", "stderr", or the absolute path of a file',
+        )
     if settings.slots and settings.slots < settings.workers:
         yield Problem(
             path=("settings", "slots"),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
-TEXT, NUMBER, DURATION, PATH = "text", "number", "duration", "path"
+TEXT, NUMBER, DURATION, PATH, PLACE = "text", "number", "duration", "path", "place"
 WORKERS_MAX = 256
 SLOTS_MAX = 1024
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
@@ -24,7 +24,7 @@ class Option:
 
     `key` is where its value goes, `default` what stands there when it is not given ([] and may be repeated with
     `multiple`); durations are stored as whole milliseconds, paths as absolute ones: the keeper's children may be
-    started when its working directory is long gone.
+    started when its working directory is long gone. A place is "off", "stderr" or a path.
     """
 
     __slots__ = ("choices", "default", "help", "key", "kind", "metavar", "most", "multiple", "names", "required")
@@ -92,6 +92,12 @@ _COMMON = (
     ),
     Option(("--log-format",), "FORMAT", "How log lines look.", default="logfmt", choices=("logfmt", "json")),
     Option(("--log-file",), "FILE", "Log there instead of to standard error; USR1 opens it again.", kind=PATH),
+    Option(
+        ("--access-log",),
+        "PLACE",
+        "One line an exchange: off, stderr, or a FILE that USR1 opens again. Default: the configuration's, or off.",
+        kind=PLACE,
+    ),
     Option(("--pid-file",), "FILE", "Write the keeper's pid there too.", kind=PATH),
 )
 
@@ -143,7 +149,9 @@ def parse(command: str, words: Sequence[str]) -> dict[str, Any]:
     for option in COMMANDS[command]:
         if option.required and not values[option.key]:
             raise _wrong(command, f"{option.names[0]} {option.metavar} is missing")
-        if option.kind == PATH and values[option.key]:
+        if values[option.key] and (
+            option.kind == PATH or (option.kind == PLACE and values[option.key] not in ("off", "stderr"))
+        ):
             values[option.key] = os.path.abspath(values[option.key])
     if command == "proxy" and not values["to"] and not values["routes"]:
         raise _wrong(command, "nowhere to send requests: add --to HOST:PORT or --routes FILE")

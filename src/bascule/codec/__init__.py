@@ -1,0 +1,1 @@
+"""The bytes of HTTP: the parser, heads as slices, framing."""

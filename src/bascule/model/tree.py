@@ -214,6 +214,9 @@ class Settings(Record, frozen=True):
     drain_timeout: Annotated[
         Duration, Meta(description="How long a stopping worker waits for its exchanges to end.")
     ] = "30s"
+    access_log: Annotated[
+        str, Meta(description='One line an exchange: "off", "stderr", or the absolute path of a file.')
+    ] = "off"
     limits_memory: Annotated[
         Size, Meta(description="Size of the table that all rate and concurrency limits share.")
     ] = "64MiB"

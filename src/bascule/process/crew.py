@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 STARTING, SERVING, RETIRING = "starting", "serving", "retiring"
 SILENCE_MAX_S = 30.0
-"""A worker that has not given its heartbeat (one a second) for this long hangs: its queues are starving. It is
+"""A worker that has not given its heartbeat (every five seconds) for this long hangs: its queues are starving. It is
 replaced."""
 
 KILL_AFTER_S = 2.0
@@ -68,6 +68,7 @@ class Crew:
         self.snapshot: tuple[int, int] | None = None
         self.stopping = False
         self.drain_timeout_ms = 30_000
+        self.access_log = "off"
         self.on_change: Callable[[], None] = lambda: None
         self._poller = poller
         self._log = log
@@ -119,13 +120,27 @@ class Crew:
             lambda: self._silent(worker),
         )
         self.introduce(worker)
-        settings = {"type": "settings", "log_json": self._log.json, "drain_timeout_ms": self.drain_timeout_ms}
-        self._send(worker, settings)
+        self._send(worker, self._settings())
         if self.regions:
             self._send(worker, {"type": "regions"}, self.regions)
         if self.snapshot:
             self._send(worker, {"type": "snapshot", "revision": self.snapshot[0]}, [self.snapshot[1]])
         self.on_change()
+
+    def apply_settings(self, drain_timeout_ms: int, access_log: str) -> None:
+        """Tell the workers there are, and those to come, how to be."""
+        before = self._settings()
+        self.drain_timeout_ms, self.access_log = drain_timeout_ms, access_log
+        if self._settings() != before:
+            self._broadcast(self._settings(), [])
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "type": "settings",
+            "log_json": self._log.json,
+            "drain_timeout_ms": self.drain_timeout_ms,
+            "access_log": self.access_log,
+        }
 
     def retire(self, worker: Worker) -> None:
         """Let a worker end: others take its slots first, then it drains and exits."""

@@ -45,7 +45,7 @@ class Keeper:
         self._poller = Poller()
         self._notifier = systemd.Notifier()
         self._crew = Crew(self._poller, log, self._tell_master, [])
-        self._crew.drain_timeout_ms = options["drain_timeout_ms"] or DRAIN_TIMEOUT_MS
+        self._crew.apply_settings(options["drain_timeout_ms"] or DRAIN_TIMEOUT_MS, options["access_log"] or "off")
         self._crew.on_change = self._changed
         self._rebinding = Rebinding(self._crew, self._poller, log, systemd.inherited_sockets())
         self._orphans = Orphans(state.read(PROCESSES_FILE), log)
@@ -99,12 +99,15 @@ class Keeper:
 
     def _reopen_logs(self) -> None:
         if not self._options["log_file"]:
-            self._log.info("USR1 received, but there is no log file to reopen: the log goes to standard error")
+            if not self._crew.access_log.startswith("/"):
+                self._log.info("USR1 received, but there is no log file to reopen: the log goes to standard error")
+            self._crew.tell_all({"type": "reopen_logs"}, [])
             return
         try:
             open_log(self._options["log_file"])
         except OSError as error:
             self._log.error("the log file cannot be reopened", file=self._options["log_file"], error=error.strerror)
+            self._crew.tell_all({"type": "reopen_logs"}, [])
             return
         self._crew.tell_all({"type": "reopen_logs"}, [2])
         self._tell_master({"type": "reopen_logs"}, [2])
@@ -272,8 +275,9 @@ class Keeper:
 
     def _apply_settings(self, message: dict[str, Any]) -> None:
         """Take over what the configuration says of the processes, where the command line says nothing."""
-        if not self._options["drain_timeout_ms"] and message["drain_timeout_ms"]:
-            self._crew.drain_timeout_ms = message["drain_timeout_ms"]
+        options = self._options
+        drain_timeout_ms = options["drain_timeout_ms"] or message["drain_timeout_ms"] or self._crew.drain_timeout_ms
+        self._crew.apply_settings(drain_timeout_ms, options["access_log"] or message["access_log"])
         workers = self._options["workers"] or message["workers"] or len(os.sched_getaffinity(0))
         if workers != self._crew.target and not self._stopping:
             self._crew.resize(workers)

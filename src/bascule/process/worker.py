@@ -17,7 +17,7 @@ import select
 import sys
 import time
 
-from bascule.process import listeners
+from bascule.process import access_log, listeners
 from bascule.process.link import Link, LinkClosedError
 from bascule.process.log import Log
 from bascule.process.spawn import name_process
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from bascule.engine.engine import Engine
 
-HEARTBEAT_S = 1.0
+HEARTBEAT_S = 5.0
+FLUSH_S = 0.05
 DRAIN_LOOK_S = 0.02
 QUIET_BEFORE_IMPORT_S = 0.25
 DRAIN_TIMEOUT_MS = 30_000
@@ -47,6 +48,7 @@ class Worker:
         self.engine: Engine | None = None
         self.revision = 0
         self.drain_timeout_ms = DRAIN_TIMEOUT_MS
+        self.access_log = "off"
         self.slots: dict[tuple[str, int], int] = {}
         """The worker's own copy of every lent descriptor: the engine's are the engine's to close."""
         self.draining_until_s = 0.0
@@ -113,6 +115,24 @@ class Worker:
     def _settings(self, message: dict[str, Any], _: list[int]) -> None:
         self.log.json = message["log_json"]
         self.drain_timeout_ms = message["drain_timeout_ms"]
+        if message["access_log"] != self.access_log:
+            self.access_log = message["access_log"]
+            self._open_access_log()
+
+    def _open_access_log(self) -> None:
+        """Open what the settings name, or go on with what is open and say why."""
+        if self.engine is None:
+            return
+        try:
+            with access_log.opened(self.access_log) as descriptor:
+                self.engine.log_to(descriptor)
+        except OSError as error:
+            self.log.error(
+                "the access log cannot be opened; what was in use stays in use, a new worker writes none",
+                file=self.access_log,
+                error=error.strerror,
+                remedy="make the directory writable for the workers, then send the keeper USR1",
+            )
 
     def _take_regions(self, _: dict[str, Any], descriptors: list[int]) -> None:
         if self.engine is not None:
@@ -124,6 +144,7 @@ class Worker:
         statistics, limits = descriptors
         self.engine = Engine(worker=self.number, statistics_fd=statistics, limits_fd=limits)
         self._regions = descriptors
+        self._open_access_log()
 
     def _adopt(self, message: dict[str, Any], descriptors: list[int]) -> None:
         """Adopt a newer snapshot; refuse a bad one and keep what there is. Repeating one is harmless."""
@@ -195,8 +216,10 @@ class Worker:
         )
 
     def _reopen_logs(self, _: dict[str, Any], descriptors: list[int]) -> None:
-        os.dup2(descriptors[0], 2)
-        os.close(descriptors[0])
+        for descriptor in descriptors:
+            os.dup2(descriptor, 2)
+            os.close(descriptor)
+        self._open_access_log()
 
     # ---- time
 
@@ -210,7 +233,8 @@ class Worker:
             self._leave_when_empty(now)
             return DRAIN_LOOK_S
         if not self.draining_until_s:
-            return max(self._next_beat_s - now, 0.0)
+            waiting = any(link is not None and link.wants_write for link in (self.keeper, self.master))
+            return FLUSH_S if waiting else max(self._next_beat_s - now, 0.0)
         assert self.engine is not None
         if self.engine.drained or now >= self.draining_until_s:
             self.ended = True

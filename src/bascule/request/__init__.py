@@ -1,0 +1,1 @@
+"""The stages of one request, compiled: see cext/bascule/request."""

@@ -4,7 +4,6 @@ JSON is the format for programs and large trees: it is decoded in one call (10,0
 where TOML goes through tomllib (a hundred times slower) and is meant for people.
 """
 
-import asyncio
 import hashlib
 import os
 import re
@@ -207,6 +206,8 @@ class FileWatcher:
 
     async def changes(self) -> AsyncIterator[bytes]:
         """Yield the text of every change, for as long as it is iterated."""
+        import asyncio  # the first load of a start must not pay for it: 50 ms of CPU
+
         while True:
             await asyncio.sleep(self.interval_s)
             text = self.changed()

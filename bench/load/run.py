@@ -1,0 +1,114 @@
+"""Runs one case: starts the measuring tool with Bascule beside its peers, and takes the rounds out of the tool's JSON.
+
+The tools (`peers.py`, `scale.py`, with their load generator and origin in C) live outside this repository, in the folder named by
+$MEASURE (default: ../shared/measure); $PEERS_VENV is where its `setup-peers` put the peers. Both tools pin the proxy to CPU 0
+and everything else to CPU 1, and take the proxies in turn within a round, so that a ratio is between neighbours in time.
+"""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench.load.cases import LOADS, PEERS, Load
+from bench.load.results import ROOT, Rows, store
+
+MEASURE = Path(os.environ.get("MEASURE", ROOT.parent / "shared" / "measure"))
+
+
+def bascule(state: Path, workers: int = 1, port: str = "{port}", origin: str = "{origin}") -> str:
+    """The command of the proxy under test: everything a user gets by default, counters and headers on."""
+    return (
+        f"env PYTHONPATH={ROOT / 'src'} {sys.executable} -m bascule proxy --listen 127.0.0.1:{port} "
+        f"--to 127.0.0.1:{origin} --workers {workers} --state {state}"
+    )
+
+
+def refuse_occupied(tool: Path) -> None:
+    """Stops before a run whose ports somebody has: SO_REUSEPORT would let both listen, and each would get half the load."""
+    match = re.search(r"^ORIGIN, PORT0 = (\d+), (\d+)", tool.read_text(), re.MULTILINE)
+    first = [int(match[1]), *range(int(match[2]), int(match[2]) + 6)] if match else []
+    for port in first:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                raise SystemExit(f"port {port} is in use: end what listens there, then run again")
+
+
+def run_tool(script: str, arguments: list[str], folder: Path) -> Any:
+    """Runs a measuring script, its table on this terminal; returns what it wrote as JSON."""
+    result = folder / "result.json"
+    tool = MEASURE / script
+    if not tool.exists():
+        raise SystemExit(f"{tool} is not there: set MEASURE to the folder of the measuring scripts")
+    refuse_occupied(tool)
+    environment = {**os.environ, "BENCH_LOCK": str(folder / "lock")}
+    command = [sys.executable, str(tool), *arguments, "--json", str(result)]
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()  # it ends the proxies, the origin and the load itself
+            raise
+    if code or not result.exists():
+        raise SystemExit(f"{tool.name} failed ({code}); see above. Are the peers installed (setup-peers, PEERS_VENV)?")
+    return json.loads(result.read_text())
+
+
+def from_peers(raw: dict[str, list[dict[str, Any]]]) -> Rows:
+    """Rounds of peers.py: CPU us a request, requests/s, ms, MiB."""
+    for proxy, rounds in raw.items():
+        if any(one["bad"].strip() for one in rounds):
+            print(f"note: {proxy} answered with errors: {rounds[-1]['bad']}", file=sys.stderr)
+    names = {"us": "cpu_us", "rps": "requests_per_s", "p50": "p50_ms", "p99": "p99_ms", "mem": "memory_mib"}
+    return {proxy: [{to: one[of] for of, to in names.items()} for one in rounds] for proxy, rounds in raw.items()}
+
+
+def run_load(case: str, rounds: int, seconds: int) -> Path:
+    """One of cases.LOADS. With peers.py the time is (1 + rounds * seconds) s for each proxy."""
+    load: Load = LOADS[case]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        common = ["--rounds", str(rounds), "--secs", str(seconds)]
+        proxies = [*load.beside, f"bascule={bascule(folder / 'state')}"]
+        raw = run_tool(f"{load.tool}.py", [*load.arguments, *common, *proxies], folder)
+    if load.tool == "peers":
+        rows = from_peers(raw)
+    else:
+        rows = {
+            proxy: [{"cpu_us": one["us"], "requests_per_s": one["rps"]} for one in found]
+            for proxy, found in raw["raw"]["churn"].items()
+        }
+    return store(case, rows, rounds=rounds, seconds=seconds)
+
+
+def run_idle(rounds: int, seconds: int) -> Path:
+    """10,000 idle keep-alive connections: memory of each, and the cost of 64 busy ones beside them."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        common = ["idle", "--rounds", str(rounds), "--secs", str(seconds)]
+        raw = run_tool("scale.py", [*common, *PEERS, f"bascule={bascule(folder / 'state')}"], folder)
+    names = {"kib": "kib_per_connection", "us0": "cpu_us_alone", "us": "cpu_us_beside", "total": "memory_mib"}
+    rows: Rows = {
+        proxy: [{to: columns[of][i] for of, to in names.items()} for i in range(len(columns["kib"]))]
+        for proxy, columns in raw["res"].items()
+    }
+    return store("idle", rows, rounds=rounds, seconds=seconds, faults=raw["bad"])
+
+
+def run_latency(rounds: int, seconds: int) -> Path:
+    """1,000 requests a second, open loop: what the proxy adds to the origin's own latency."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        common = ["latency", "--rounds", str(rounds), "--secs", str(seconds)]
+        raw = run_tool("scale.py", [*common, *PEERS, f"bascule={bascule(folder / 'state')}"], folder)
+    names = {"rp50+": "p50_added_us", "rp99+": "p99_added_us", "rus": "cpu_us", "1p50+": "p50_added_alone_us"}
+    rows: Rows = {
+        proxy: [{to: columns[of][i] for of, to in names.items()} for i in range(len(columns["rp50+"]))]
+        for proxy, columns in raw["res"].items()
+    }
+    return store("latency", rows, rounds=rounds, seconds=seconds, direct=raw["direct"], faults=raw["bad"])

@@ -1,0 +1,1 @@
+"""Compiled loops over single stages of a request, for the micro-benchmarks in bench/."""
