@@ -110,7 +110,7 @@ EXPECTED = [
     (4, "listeners.web.trusted_proxies.1", "is not a network", "ADDRESS/PREFIX"),
     (13, "listeners.third.address", "is the address of listener 'other' too", "another address"),
     (14, "listeners.third.header_timeout", "cannot be zero", "long duration"),
-    (15, "listeners.third.max_header_bytes", "outside 1024 to 32768", "at most 32768"),
+    (15, "listeners.third.max_header_bytes", "outside 1024 to 29696", "at most 29696"),
     (18, "backends.app.connect_timeout", "longer than the longest", "shorter"),
     (19, "backends.app.servers.a1.url", "not the url of a server", '"http://127.0.0.1:9001"'),
     (20, "backends.app.servers.a2.url", "not the url of a server", "no path"),
