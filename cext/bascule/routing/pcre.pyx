@@ -4,7 +4,6 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from bascule.routing.safety import unsafe_construct
 
 cdef extern from "<dlfcn.h>" nogil:
     void* dlopen(const char* name, int flags)
@@ -99,8 +98,8 @@ cdef int pcre_available() noexcept nogil:
 
 
 cdef uint32_t options(bint caseless) noexcept nogil:
-    cdef uint32_t bits = (PCRE2_NEVER_UTF | PCRE2_NEVER_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_NO_AUTO_CAPTURE | PCRE2_DOLLAR_ENDONLY
-                          | PCRE2_DOTALL)
+    cdef uint32_t bits = (PCRE2_NEVER_UTF | PCRE2_NEVER_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_NO_AUTO_CAPTURE
+                          | PCRE2_DOLLAR_ENDONLY | PCRE2_DOTALL)
     return bits | PCRE2_CASELESS if caseless else bits
 
 
@@ -186,13 +185,16 @@ def check(bytes pattern not None, bint caseless=False):
                 "install it (apt install libpcre2-8-0), or use a matcher without Regexp")
     if len(pattern) > PATTERN_BYTES_MAX:
         return (f"regexp of {len(pattern)} bytes, more than {PATTERN_BYTES_MAX}", 0, "shorten it, or split the route")
+    from bascule.routing.safety import unsafe_construct  # imports dataclasses, and so inspect: 20 ms of CPU
+
     unsafe = unsafe_construct(pattern)
     if unsafe is not None:
         return unsafe
     code = functions.compile(<const char*>pattern, len(pattern), options(caseless), &error, &offset, NULL)
     if code == NULL:
         functions.get_error_message(error, message, sizeof(message))
-        return (f"bad regexp: {(<bytes>message).decode('ascii', 'replace')}", <object>offset, "see pcre2pattern(3) for the syntax")
+        return (f"bad regexp: {(<bytes>message).decode('ascii', 'replace')}", <object>offset,
+                "see pcre2pattern(3) for the syntax")
     functions.pattern_info(code, PCRE2_INFO_SIZE, &size)
     functions.code_free(code)
     if size > COMPILED_BYTES_MAX:
