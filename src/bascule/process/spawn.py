@@ -16,9 +16,10 @@ def spawn(module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> 
 
     The child inherits standard input, output and error, and `descriptors` under the numbers they have here. posix_spawn
     does not copy the keeper's memory map, and the interpreter is given a statement instead of `-m`, which would import
-    `runpy`. No parent-death signal is set: workers and master serve on when their keeper is killed.
+    `runpy`. `-P`: a `json.py` in the directory that the keeper was started in is not ours to import. No parent-death
+    signal is set: workers and master serve on when their keeper is killed.
     """
-    command = [sys.executable, "-c", f"from {module} import main; main()", *arguments]
+    command = [sys.executable, "-P", "-c", f"from {module} import main; main()", *arguments]
     for descriptor in descriptors:
         os.set_inheritable(descriptor, True)
     try:
