@@ -132,9 +132,17 @@ def echo(request: Message) -> bytes:
 
 
 class ScriptedOrigin:
-    """Listens on a port of 127.0.0.1 (or on a Unix socket) and runs `script` for every connection."""
+    """Listens on a port of `host` (or on a Unix socket) and runs `script` for every connection."""
 
-    def __init__(self, script: Script | None = None, *, path: str | None = None, backlog: int = 4096) -> None:
+    def __init__(
+        self,
+        script: Script | None = None,
+        *,
+        path: str | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        backlog: int = 4096,
+    ) -> None:
         self.reply: Reply = reply_with(OK)
         self.script = script or replying(lambda: self.reply)
         self.lock = threading.Lock()
@@ -145,7 +153,8 @@ class ScriptedOrigin:
         self.errors: list[BaseException] = []
         self.path = path
         self.backlog = backlog
-        self.port = 0
+        self.host = host
+        self.port = port
         self.listener: socket.socket | None = None
         self.accepting: threading.Thread | None = None
         self.start()
@@ -153,7 +162,14 @@ class ScriptedOrigin:
     @property
     def address(self) -> str:
         """The address as the proxy's command line takes it."""
-        return f"unix://{self.path}" if self.path else f"127.0.0.1:{self.port}"
+        if self.path:
+            return f"unix://{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The address as a server's url in a configuration."""
+        return self.address if self.path else f"http://{self.address}"
 
     def start(self) -> None:
         """Begin to accept, on the port it had before if there was one."""
@@ -161,9 +177,9 @@ class ScriptedOrigin:
             self.listener = socket.socket(socket.AF_UNIX)
             self.listener.bind(self.path)
         else:
-            self.listener = socket.socket()
+            self.listener = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
             self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self.listener.bind(("127.0.0.1", self.port))
+            self.listener.bind((self.host, self.port))
             self.port = self.listener.getsockname()[1]
         self.listener.listen(self.backlog)
         self.accepting = threading.Thread(target=self._accept, args=(self.listener,), daemon=True)
