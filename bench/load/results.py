@@ -28,9 +28,13 @@ def machine() -> dict[str, object]:
 
 
 def commit() -> str:
-    """The revision measured; a "+" behind it means with changes not committed."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    """The revision measured; a "+" behind it means with changes to the program that are not committed."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "--", "src", "cext") else "")
 
 
 def store(case: str, rows: Rows, **more: object) -> Path:

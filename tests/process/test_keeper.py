@@ -147,6 +147,7 @@ def test_a_keeper_that_follows_a_killed_one_takes_over_without_a_failed_request(
         until(lambda: all(gone(pid) for pid in orphans), "the end of the orphans", 30, 0.05)
         load.more(50)
     assert load.failures == []
+    until(balancer.ready, "the admin socket, which opens a little after the first request is served", 30, 0.05)
     assert not set(balancer.until_workers(2).values()) & orphans
 
 

@@ -1,9 +1,23 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from bascule.change.check import compile_offline
 from bascule.model.problems import ConfigError
-from bascule.store.proxy import prefix_id, tree_from_proxy_arguments
+from bascule.model.tree import Backend, Frontend, Listener, Server, Settings, Store
+from bascule.store.proxy import tree_from_proxy_arguments
+from bascule.store.proxy_boot import (
+    PlainBackend,
+    PlainFrontend,
+    PlainListener,
+    PlainServer,
+    PlainSettings,
+    PlainStore,
+    plain_tree,
+    typed_tree,
+)
+from bascule.store.proxy_names import prefix_id
 
 
 def test_addresses_in_their_short_forms() -> None:
@@ -91,3 +105,52 @@ def test_wrong_lines_of_a_routes_file(tmp_path: Path) -> None:
     assert "not the url of a server" in lines[0]
     with pytest.raises(ConfigError, match="cannot be read"):
         tree_from_proxy_arguments([":80"], [], routes=str(tmp_path / "missing"))
+
+
+def test_the_plain_tree_is_the_same_tree(tmp_path: Path) -> None:
+    file = tmp_path / "routes"
+    file.write_text("\n/api/ a:1 b:2\n  /x\tc:3  \n/ e:5\n/a.b [::1]:3\n/api// unix:///run/a\n")
+    for to in ([], ["9001", "h:3"]):
+        typed = tree_from_proxy_arguments([":8080", "unix:///run/x.sock"], to, routes=str(file))
+        plain = plain_tree([":8080", "unix:///run/x.sock"], to, str(file))
+        assert typed_tree(plain) == typed
+        assert compile_offline(plain).image == compile_offline(typed).image
+
+
+@pytest.mark.parametrize(
+    ("plain", "record"),
+    [
+        (PlainListener, Listener),
+        (PlainServer, Server),
+        (PlainBackend, Backend),
+        (PlainFrontend, Frontend),
+        (PlainStore, Store),
+        (PlainSettings, Settings),
+    ],
+)
+def test_plain_classes_have_the_defaults_of_the_records(plain: type, record: type) -> None:
+    own = getattr(plain, "__slots__", ())
+    for field in msgspec.structs.fields(record):
+        if field.encode_name not in own:
+            default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+            assert getattr(plain, field.name) == default, field.name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# a comment\n/a b:1\n",
+        "/a b:1\n/a b:2\n",
+        "/a\n",
+        "a b:1\n",
+        "/a b\n",
+        "/a b:1 b:1\n",
+        "/" + "x" * 5000 + " b:1\n",
+    ],
+)
+def test_what_is_unusual_is_left_to_the_careful_reader(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "routes"
+    file.write_text(text)
+    assert plain_tree([":80"], [], str(file)) is None
+    assert plain_tree(["localhost:80"], ["h:1"], None) is None
+    assert plain_tree([":80", "0.0.0.0:80"], ["h:1"], None) is None

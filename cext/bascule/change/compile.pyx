@@ -22,11 +22,8 @@ from bascule.shared.snapshot cimport (
     ServerRecord, Str,
 )
 
-from hashlib import blake2b
-
 from bascule.change.compiled import CompiledSnapshot, RejectedRoute
 from bascule.model.quantities import duration_ms, duration_ns, size_bytes
-from bascule.model.tree import RateLimit
 from bascule.routing.compile import RouteCompiler
 from bascule.routing.errors import RouteError
 from bascule.shared.snapshot import assemble
@@ -245,6 +242,16 @@ cdef class Compilation:
             index += 1
         return 0
 
+    cdef int backend_timeouts(self, BackendRecord* record, backend) except -1:
+        record.connect_timeout_ms = self.ms(backend.connect_timeout)
+        record.response_timeout_ms = self.ms(backend.response_timeout)
+        record.idle_timeout_ms = self.ms(backend.idle_timeout)
+        record.exchange_timeout_ms = self.ms(backend.exchange_timeout)
+        record.tunnel_timeout_ms = self.ms(backend.tunnel_timeout)
+        record.keepalive_timeout_ms = self.ms(backend.keepalive_timeout)
+        record.idle_connections_max = backend.max_idle_connections
+        return 0
+
     cdef tuple backends(self, dict backends):
         """Return the BACKENDS and the SERVERS section."""
         cdef list ids = sorted(backends)
@@ -254,6 +261,7 @@ cdef class Compilation:
         cdef bytes server_section
         cdef ServerRecord* server_records
         cdef dict servers
+        cdef object previous = None
         for backend in backends.values():
             server_total += <uint32_t>len(backend.servers)
         server_section = zeroed(server_total, sizeof(ServerRecord))
@@ -262,19 +270,17 @@ cdef class Compilation:
             backend = backends[backend_id]
             servers = backend.servers
             self.backend_index[backend_id] = index
+            if backend is previous:       # routes files repeat a pool many times over
+                record[0] = (record - 1)[0]
+            else:
+                self.backend_timeouts(record, backend)
+                previous = backend
             record.id = self.strings.intern(backend_id)
             record.stat_slot = self.slot("backend", backend_id)
             record.first_server = server_index
             record.server_count = <uint32_t>len(servers)
             self.servers(backend_id, servers, index, server_records, server_index)
             server_index += record.server_count
-            record.connect_timeout_ms = self.ms(backend.connect_timeout)
-            record.response_timeout_ms = self.ms(backend.response_timeout)
-            record.idle_timeout_ms = self.ms(backend.idle_timeout)
-            record.exchange_timeout_ms = self.ms(backend.exchange_timeout)
-            record.tunnel_timeout_ms = self.ms(backend.tunnel_timeout)
-            record.keepalive_timeout_ms = self.ms(backend.keepalive_timeout)
-            record.idle_connections_max = backend.max_idle_connections
             record += 1
             index += 1
         return section, server_section
@@ -308,6 +314,10 @@ cdef class Compilation:
         return 0
 
     cdef bytes middleware(self, str frontend_id, str middleware_id, middleware):
+        from hashlib import blake2b  # these two cost 30 ms of CPU, and a start may have no middleware
+
+        from bascule.model.tree import RateLimit
+
         cdef bytes section = zeroed(1, sizeof(MiddlewareRecord))
         cdef MiddlewareRecord* record = <MiddlewareRecord*>PyBytes_AS_STRING(section)
         cdef bytes identity = blake2b(f"{frontend_id}/{middleware_id}".encode(), digest_size=8).digest()

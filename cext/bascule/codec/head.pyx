@@ -244,19 +244,24 @@ cdef bint same_token(const char* a, uint32_t a_length, const char* lower, uint32
     return True
 
 
+cdef inline uint32_t list_element(const char* list, uint32_t length, uint32_t i, uint32_t* start, uint32_t* end) noexcept nogil:
+    """The element of a comma-separated list that begins at `i`, without white space; returns where the next begins."""
+    start[0] = i
+    while i < length and list[i] != c",":
+        i += 1
+    end[0] = i
+    while start[0] < end[0] and (list[start[0]] == c" " or list[start[0]] == c"\t"):
+        start[0] += 1
+    while end[0] > start[0] and (list[end[0] - 1] == c" " or list[end[0] - 1] == c"\t"):
+        end[0] -= 1
+    return i + 1
+
+
 cdef bint list_has_token(const char* list, uint32_t length, const char* lower, uint32_t lower_length) noexcept nogil:
     cdef uint32_t i = 0
     cdef uint32_t start, end
     while i < length:
-        start = i
-        while i < length and list[i] != c",":
-            i += 1
-        end = i
-        i += 1
-        while start < end and (list[start] == c" " or list[start] == c"\t"):
-            start += 1
-        while end > start and (list[end - 1] == c" " or list[end - 1] == c"\t"):
-            end -= 1
+        i = list_element(list, length, i, &start, &end)
         if same_token(list + start, end - start, lower, lower_length):
             return True
     return False
@@ -338,15 +343,7 @@ cdef bint drop_named(Head* head, const Header* connection) noexcept nogil:
         tokens += 1
         if tokens > HEADERS_MAX:  # every token is compared with every header: the product must stay small
             return False
-        start = i
-        while i < length and list[i] != c",":
-            i += 1
-        end = i
-        i += 1
-        while start < end and (list[start] == c" " or list[start] == c"\t"):
-            start += 1
-        while end > start and (list[end - 1] == c" " or list[end - 1] == c"\t"):
-            end -= 1
+        i = list_element(list, length, i, &start, &end)
         if end == start or same_token(list + start, end - start, b"close", 5) \
                 or same_token(list + start, end - start, b"keep-alive", 10):
             continue

@@ -1,7 +1,5 @@
 """The matcher: search of the trie for the matching entry of least rank (contract: match.pxd; records: layout.pxd)."""
 
-import ipaddress
-
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memset
@@ -16,7 +14,6 @@ from bascule.routing.verify cimport routes_locate
 from bascule.routing.view cimport RouteView
 from bascule.shared.snapshot cimport IMAGE_HEADER_SIZE, NO_INDEX, SECTION_FRONTENDS, FrontendRecord, ImageHeader
 
-from bascule.routing.result import Match
 
 cdef enum:
     JIT_REGEXPS_MAX = 512         # compiling to machine code takes about 50 us each: beyond this many, PCRE2 interprets
@@ -344,6 +341,8 @@ cdef class Matcher:
         return self.result(&match)
 
     cdef object result(self, const RouteMatch* match):
+        from bascule.routing.result import Match  # imports typing: 6 ms of CPU that no worker needs
+
         params = {}
         cdef uint32_t i
         for i in range(match.param_count):
@@ -377,6 +376,8 @@ cdef class Matcher:
 
 
 cdef bytes packed_ip(object text):
+    import ipaddress  # 3 ms of CPU that no worker needs
+
     address = ipaddress.ip_address(text)
     return address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed
 

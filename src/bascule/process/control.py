@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from bascule.process.publisher import WorkerView
     from bascule.store.file import FileWatcher
 
-BOOT_GRACE_S = 0.3
 KEEPER_TIMEOUT_S = 15.0
 
 
@@ -338,15 +337,12 @@ class Control:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.end)
         self.attach()
-        if reload_wanted:
-            await self.reload("start of a new master")
-        elif not self.master.ready:
-            # The first moments belong to the workers: importing the HTTP stack costs more than all of the boot.
-            await asyncio.sleep(BOOT_GRACE_S)
         master = self.master
         if master.in_force is not None:
             self._resolver.want(names_of(master.in_force.tree))
             master.in_force.pack()
+        if reload_wanted:
+            await self.reload("start of a new master")
         self.spawn(self._resolver.run(lambda: self.spawn(self._readdress())))
         if master.options["command"] == "run":
             self.spawn(self.watch_file())

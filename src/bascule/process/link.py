@@ -5,15 +5,16 @@ answers EINVAL to more). Links never block: what the kernel does not take now wa
 duplicates of the descriptors, until the loop of the process says that the socket is writable. A peer that stopped
 reading therefore delays nobody but itself.
 
-The raw `_socket` is used because `socket` imports `enum` and `selectors`: 8 ms of CPU in every process.
+The raw `_socket` is used because `socket` imports `enum` and `selectors`: 8 ms of CPU in every process; `struct` packs
+the descriptors because `array` imports `collections`: 3 ms.
 """
 
 from __future__ import annotations
 
 import _socket
-import array
 import errno
 import os
+import struct
 
 from bascule.process import wire
 
@@ -116,7 +117,9 @@ class Link:
     def _send_now(self, packet: bytes, descriptors: Sequence[int]) -> bool:
         ancillary = []
         if descriptors:
-            ancillary.append((_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", descriptors)))
+            ancillary.append(
+                (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(descriptors)}i", *descriptors))
+            )
         try:
             self._socket.sendmsg([packet], ancillary, _socket.MSG_NOSIGNAL)
         except BlockingIOError:
@@ -143,11 +146,11 @@ def batches(items: Sequence[tuple[int, int]]) -> list[Sequence[tuple[int, int]]]
 
 
 def _descriptors_of(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
-    found = array.array("i")
+    found: list[int] = []
     for level, kind, data in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            found.frombytes(data[: len(data) - len(data) % found.itemsize])
-    return found.tolist()
+            found += struct.unpack_from(f"{len(data) // 4}i", data)
+    return found
 
 
 def _close_all(descriptors: Sequence[int]) -> None:

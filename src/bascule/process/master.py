@@ -12,6 +12,7 @@ import gc
 import os
 import select
 import sys
+import time
 
 from bascule.process.link import Link, LinkClosedError
 from bascule.process.log import Log
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 CANNOT_START = 3
 FAILURE, USAGE = 1, 2
 REASON_MAX = 2000
+QUIET_S = 0.1
+LINGER_MAX_S = 2.0
 
 
 class Master:
@@ -98,13 +101,45 @@ class Boot:
             return
         from bascule.process import configuration
 
-        loaded = configuration.load(master.options)
+        loaded = configuration.load_first(master.options)
         self._make_regions(loaded)
         compiled = self._compile(loaded)
         master.tell_keeper({"type": "settings", **loaded.process_settings()})
         self._bind(loaded)
         self._publish(loaded, compiled.revision, compiled.image)
         report_warnings(master.log, loaded)
+
+    def linger(self) -> None:
+        """Leave the first moments to the workers: what comes next, the HTTP stack, costs more than all of the boot.
+
+        Returns QUIET_S after the keeper is ready, or sooner when there is something to do.
+        """
+        master = self._master
+        end_s = time.monotonic() + LINGER_MAX_S
+        quiet_s = 0.0
+        while not self.reload_wanted and (wait_s := (quiet_s or end_s) - time.monotonic()) > 0:
+            try:
+                received = self._next(wait_s)
+            except LinkClosedError:
+                return  # the control loop will see it too, and serves on without a keeper
+            if received is not None:
+                self._note(*received)
+            if master.ready and not quiet_s:
+                quiet_s = time.monotonic() + QUIET_S
+
+    def _next(self, wait_s: float | None = None) -> tuple[dict[str, Any], list[int]] | None:
+        """Wait for the keeper, `wait_s` at most, and return its message if there is one."""
+        writing = select.POLLOUT if self._link.wants_write else 0
+        self._poll.modify(self._link.fileno(), select.POLLIN | writing)
+        self._poll.poll(None if wait_s is None else wait_s * 1000)
+        self._link.flush()
+        return self._link.receive()
+
+    def _note(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        if message["type"] == "reload":
+            self.reload_wanted = True
+        else:
+            self._master.common_message(message, descriptors)
 
     def _compile(self, loaded: Configuration) -> CompiledSnapshot:
         master = self._master
@@ -164,19 +199,13 @@ class Boot:
 
     def _await(self, *kinds: str) -> tuple[dict[str, Any], list[int]]:
         while True:
-            if self._link.wants_write:
-                self._poll.modify(self._link.fileno(), select.POLLIN | select.POLLOUT)
-            self._poll.poll()
-            self._link.flush()
-            received = self._link.receive()
+            received = self._next()
             if received is None:
                 continue
             message, descriptors = received
             if message["type"] in kinds:
                 return message, descriptors
-            if message["type"] == "reload":
-                self.reload_wanted = True
-            self._master.common_message(message, descriptors)
+            self._note(message, descriptors)
 
 
 def report_warnings(log: Log, loaded: Configuration) -> None:
@@ -199,6 +228,7 @@ def main() -> None:
         sys.exit(CANNOT_START)
     except Exception as error:
         _fail(master, error)
+    boot.linger()
     from bascule.process.control import run_control_loop
 
     gc.enable()

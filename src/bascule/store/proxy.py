@@ -4,18 +4,16 @@ Ids come from what they name (an address, a prefix), never from a position, so t
 pools stay with their object when the routes file is read again.
 """
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Final
 
-from bascule.change.address import id_valid
 from bascule.change.validate import validate
 from bascule.model.problems import ConfigError, Problem
 from bascule.model.tree import Backend, Frontend, Listener, Server, Settings, Tree
+from bascule.store.proxy_names import PREFIX_LENGTH_MAX, address_id, listen_address, prefix_id, server_url
 
-PREFIX_LENGTH_MAX: Final = 4096
 _LINE: Final = re.compile(rf"""\s*(/[^`<>\\"'\s]{{0,{PREFIX_LENGTH_MAX - 1}}})\s+([^#\s].*)""").fullmatch
 """A prefix holds none of the characters that would mean something else inside a route expression."""
 
@@ -44,7 +42,7 @@ def tree_from_proxy_arguments(
         backends["proxy"] = _pool(to)
         frontends["proxy"] = Frontend(route="PathPrefix(`/`)", backend="proxy", priority=0)
     tree = Tree(
-        listeners={_address_id(address): Listener(address=listen_address(address)) for address in listen},
+        listeners={address_id(address): Listener(address=listen_address(address)) for address in listen},
         backends=backends,
         frontends=frontends,
         settings=Settings(workers=workers, slots=slots, drain_timeout=drain_timeout),
@@ -53,22 +51,6 @@ def tree_from_proxy_arguments(
     if problems:
         raise ConfigError(problems)
     return tree
-
-
-def listen_address(text: str) -> str:
-    """Return a listener's address from its short forms: "8080" and ":8080" are port 8080 of all IPv4 addresses."""
-    if text.isdecimal():
-        return f"0.0.0.0:{text}"
-    return f"0.0.0.0{text}" if text.startswith(":") else text  # noqa: S104
-
-
-def server_url(text: str) -> str:
-    """Return a server's url from its short forms: "HOST:PORT", and "PORT" or ":PORT" of this machine."""
-    if "://" in text:
-        return text
-    if text.isdecimal():
-        return f"http://127.0.0.1:{text}"
-    return f"http://127.0.0.1{text}" if text.startswith(":") else f"http://{text}"
 
 
 def read_routes(file: str, backends: dict[str, Backend], frontends: dict[str, Frontend]) -> list[Problem]:
@@ -102,7 +84,7 @@ def read_routes(file: str, backends: dict[str, Backend], frontends: dict[str, Fr
 
 
 def _pool(addresses: Sequence[str]) -> Backend:
-    return Backend(servers={_address_id(address): Server(url=server_url(address)) for address in addresses})
+    return Backend(servers={address_id(address): Server(url=server_url(address)) for address in addresses})
 
 
 def _wrong_with(words: list[str]) -> str:
@@ -117,19 +99,3 @@ def _wrong_with(words: list[str]) -> str:
     if len(prefix) > PREFIX_LENGTH_MAX:
         return f"the prefix is longer than {PREFIX_LENGTH_MAX} bytes"
     return f"the prefix {prefix!r} has a character that a route cannot hold: one of ` < > \\ \" '"
-
-
-def prefix_id(prefix: str) -> str:
-    """Return the id of a prefix's frontend and backend: slashes as dots, "." for "/"; unusual prefixes by hash."""
-    name = prefix[1:].replace("/", ".") or "."
-    if id_valid(name) and "." not in prefix and "//" not in prefix and name != "proxy":
-        return name
-    return "prefix-" + hashlib.blake2b(prefix.encode(), digest_size=8).hexdigest()
-
-
-def _address_id(address: str) -> str:
-    name = address.removeprefix("http://").removeprefix("unix://")
-    name = name.replace("/", ".").replace(":", "-").strip("[]-.").replace("]", "").replace("[", "")
-    if id_valid(name):
-        return name
-    return "address-" + hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
