@@ -139,6 +139,7 @@ def load(options: dict[str, Any]) -> Configuration:
         loaded = file.load(options["config"])
     except file.Unloadable as error:
         from bascule.change.check import with_routes
+        from bascule.model.problems import ConfigError
 
         raise ConfigError(with_routes(error, options["config"])) from None
     return Configuration(loaded.tree, options["config"], loaded)
