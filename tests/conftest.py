@@ -5,9 +5,9 @@ from hypothesis import HealthCheck, settings
 
 from kit.proxies import PROXIES, ProxyProcess
 
-# A busy machine is no defect of what is tested.
-settings.register_profile("bascule", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("bascule")
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

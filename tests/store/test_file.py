@@ -222,3 +222,18 @@ def test_the_watcher_in_a_loop(tmp_path: Path) -> None:
         return await asyncio.wait_for(anext(changes), 10)
 
     assert asyncio.run(first_change()).endswith(b"# x\n")
+
+
+def test_a_change_between_reading_and_watching_is_noticed(tmp_path: Path) -> None:
+    """A start takes a second; a reload reads in a thread. What is written meanwhile must not pass for what was read."""
+    path = write(tmp_path, SOUND)
+    digest = load(path).digest
+    path.write_text(SOUND + "# during the start\n")
+    watcher = FileWatcher(path, digest)
+    assert watcher.changed() == path.read_bytes()
+    digest = load(path).digest
+    path.write_text(SOUND + "# during the reload\n")
+    watcher.seen(digest)
+    assert watcher.changed() == path.read_bytes()
+    watcher.seen(load(path).digest)
+    assert watcher.changed() is None
