@@ -29,7 +29,7 @@ FLAGS = {
 if MODE not in FLAGS:
     raise SystemExit(f"BASCULE_BUILD={MODE!r}: use one of {', '.join(FLAGS)}")
 compile_args, link_args = FLAGS[MODE]
-WARNINGS = ["-Wall", "-Wno-unused-function", "-Wno-unused-but-set-variable", "-Wno-maybe-uninitialized"]
+WARNINGS = ["-Wall", "-Wno-unused-function", "-Wno-unused-but-set-variable", "-Wno-maybe-uninitialized", "-Wno-sign-compare"]
 
 extensions = [
     Extension(
