@@ -356,7 +356,7 @@ cdef class Matcher:
         return Match(None if match.frontend == NO_INDEX else match.frontend, params)
 
     def match_many(self, list requests not None, uint32_t rounds=1):
-        """(seconds a match, number matched): times (host, path) pairs, `rounds` times over, without Python between."""
+        """(CPU seconds a match, number matched): times (host, path) pairs, `rounds` times over, without Python between."""
         cdef uint64_t count = len(requests), found = 0, i
         cdef RouteRequest* prepared = <RouteRequest*>calloc(count + 1, sizeof(RouteRequest))
         cdef RouteMatch match
@@ -368,13 +368,13 @@ cdef class Matcher:
             prepared[i].host = slice_of(keep[i][0])
             prepared[i].path = slice_of(keep[i][1])
             prepared[i].method = slice_of(b"GET")
-        start = monotonic()
+        start = thread_cpu_s()
         with nogil:
             for _ in range(rounds):
                 for i in range(count):
                     route_match(self.table, prepared + i, &match)
                     found += match.frontend != NO_INDEX
-        start = monotonic() - start
+        start = thread_cpu_s() - start
         free(prepared)
         return start / max(count * rounds, 1), found
 
@@ -391,10 +391,10 @@ cdef extern from "<time.h>" nogil:
         long tv_sec
         long tv_nsec
     int clock_gettime(int clock, timespec* time)
-    int CLOCK_MONOTONIC
+    int CLOCK_THREAD_CPUTIME_ID
 
 
-cdef double monotonic() noexcept:
+cdef double thread_cpu_s() noexcept:
     cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now)
     return now.tv_sec + now.tv_nsec * 1e-9

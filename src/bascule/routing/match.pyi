@@ -22,4 +22,4 @@ class Matcher:
         """
 
     def match_many(self, requests: list[tuple[str, str]], rounds: int = 1) -> tuple[float, int]:
-        """(seconds a match, number matched) of GET requests for (host, path), `rounds` times without Python between."""
+        """(CPU seconds a match, number matched) of GET requests for (host, path), `rounds` times without Python between."""
