@@ -230,12 +230,12 @@ def read_request_head(reader: Reader) -> Message:
     return message
 
 
-def read_response(reader: Reader, method: bytes = b"GET") -> Message:
-    """Read one response with the interim ones before it; `method` is that of its request."""
+def read_response(reader: Reader, method: bytes = b"GET", *, codes: bytes = rb"[1-5]") -> Message:
+    """Read one response with the interim ones before it; `method` is that of its request, `codes` the first digits known."""
     interim: list[Message] = []
     while True:
         message = parse_head(reader.until(b"\r\n\r\n"))
-        if not re.fullmatch(rb"HTTP/1\.[01] [1-5][0-9][0-9] [\t\x20-\x7e\x80-\xff]*", message.start):
+        if not re.fullmatch(rb"HTTP/1\.[01] " + codes + rb"[0-9][0-9] [\t\x20-\x7e\x80-\xff]*", message.start):
             raise Malformed(f"bad status line {message.start[:120]!r}")
         if message.status == 101 or message.status >= 200:
             break
