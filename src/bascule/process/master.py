@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 CANNOT_START = 3
 QUIET_S = 0.1
 LINGER_MAX_S = 2.0
+STATISTICS_SLOTS_MIN = 131_072
+"""The region cannot grow while it is in use, so it has twice the slots of the first configuration where this is not
+enough (43,000 routes). What is not written takes no memory."""
 
 
 class Master:
@@ -174,7 +177,8 @@ class Boot:
             return
         from bascule.shared import limits, statistics
 
-        master.regions = [statistics.create(), limits.create(loaded.limits_bytes())]
+        slots = max(STATISTICS_SLOTS_MIN, 2 * loaded.object_count())
+        master.regions = [statistics.create(objects=slots), limits.create(loaded.limits_bytes())]
         master.directory = statistics.Directory(master.regions[0])
         master.tell_keeper({"type": "regions"}, master.regions)
 
