@@ -6,6 +6,8 @@ python -m bench.load render                                     writes the table
 """
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 
 from bench.load.cases import ALL, LOADS
@@ -32,6 +34,7 @@ def main() -> None:
     stages.add_argument("file", type=Path)
     commands.add_parser("render")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # under timeout(1): end what was started, too
     if arguments.command == "run":
         for case in arguments.cases:
             print(f"stored {run_case(case, arguments.rounds, arguments.seconds)}")

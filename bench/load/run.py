@@ -47,11 +47,15 @@ def run_tool(script: str, arguments: list[str], folder: Path) -> Any:
         raise SystemExit(f"{tool} is not there: set MEASURE to the folder of the measuring scripts")
     refuse_occupied(tool)
     environment = {**os.environ, "BENCH_LOCK": str(folder / "lock")}
-    done = subprocess.run([sys.executable, str(tool), *arguments, "--json", str(result)], env=environment, check=False)
-    if done.returncode or not result.exists():
-        raise SystemExit(
-            f"{tool.name} failed ({done.returncode}); see above. Are the peers installed (setup-peers, PEERS_VENV)?"
-        )
+    command = [sys.executable, str(tool), *arguments, "--json", str(result)]
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()  # it ends the proxies, the origin and the load itself
+            raise
+    if code or not result.exists():
+        raise SystemExit(f"{tool.name} failed ({code}); see above. Are the peers installed (setup-peers, PEERS_VENV)?")
     return json.loads(result.read_text())
 
 

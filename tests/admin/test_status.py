@@ -64,6 +64,32 @@ def test_text_is_a_table_of_what_counts(fd: int) -> None:
     assert idle.split() == ["web", "0", "0", "0", "0", "0", "0", "-", "-", "-", "0", "B", "0", "B", "-"]
 
 
+def test_text_begins_with_what_is_wrong() -> None:
+    document = {
+        "revision": 3,
+        "configuration": "/etc/bascule.toml",
+        "keeper": {"pid": 10, "alive": False},
+        "master": {"pid": 11, "started_at": 1.5},
+        "warnings": ["f:1: frontends.a: warning: the same route\n    remedy"],
+        "unresolved": {"app.internal": "Name or service not known"},
+        "deaths": [{"worker": 1, "pid": 12, "reason": "killed by SIGKILL", "deaths": 3, "at": 2.5, "restart_in_ms": 400}],
+        "reload": {"count": 1, "at": 3.5, "outcome": {
+            "ok": False, "changed": False, "revision": 3,
+            "problems": [{"message": "unknown field 'x'", "remedy": "remove it", "path": ["x"], "file": "f", "line": 9}],
+        }},
+    }  # fmt: skip
+    assert render_text(msgspec.convert(document, Status, strict=False)).splitlines() == [
+        "revision 3 of /etc/bascule.toml, keeper 10 is gone, master 11",
+        "",
+        "the last reload failed; what was in force stays:",
+        "  f:9: unknown field 'x'",
+        "      remove it",
+        "f:1: frontends.a: warning: the same route",
+        "app.internal cannot be looked up: Name or service not known",
+        "worker 1 has died 3 times: killed by SIGKILL",
+    ]
+
+
 def test_nothing_yet(fd: int) -> None:
     assert render_text(build_status(Reader(fd), [], 0)) == "revision 0\n"
     assert build_traffic(Reader(fd)).frontends == ()

@@ -62,7 +62,7 @@ def test_who_else_and_why(config: str, capsys: pytest.CaptureFixture[str]) -> No
         "  ahead of",
         "    api: priority 0 is below 5",
         "      Host(`api.example.com`) && PathPrefix(`/v2/<tenant>`)",
-        "    all: its route is less specific",
+        "    all: api comes first: its host is more specific (exact over parameter over wildcard over regexp over none)",
         "      PathPrefix(`/`)",
         "    zz: the same route; the id 'all' comes first",
         "      PathPrefix(`/`)",
@@ -84,3 +84,28 @@ def test_no_route_and_no_request(tmp_path: Path, config: str, capsys: pytest.Cap
     assert "400" in capsys.readouterr().err
     assert main(["explain", "GET", "/", "-H", "nonsense", "-c", config]) == 2
     assert main(["explain", "GET", "/", "--client-ip", "x", "-c", config]) == 2
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "rule"),
+    [
+        ("Host(`a.test`)", "PathPrefix(`/very/long`)", "host is more specific"),
+        ("Path(`/very/long`)", "PathPrefix(`/very/long`)", "path is more specific"),
+        ("PathPrefix(`/very/long`)", "PathPrefix(`/very`)", "path is more specific"),
+        ("PathPrefix(`/very/<x>`)", "PathRegexp(`^/very/.*`)", "path is more specific"),
+        ("PathPrefix(`/very`) && Method(`GET`)", "PathPrefix(`/very`)", "more further conditions"),
+    ],
+)
+def test_the_rule_that_decided(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], first: str, second: str, rule: str
+) -> None:
+    file = tmp_path / "bascule.toml"
+    file.write_text(
+        '[backends.app.servers.a1]\nurl = "http://127.0.0.1:1"\n'
+        f"[frontends.zz]\nroute = '{first}'\nbackend = \"app\"\n[frontends.aa]\nroute = '{second}'\nbackend = \"app\"\n"
+    )
+    assert main(["explain", "GET", "http://a.test/very/long", "-c", str(file), "--json"]) == 0
+    ranking = json.loads(capsys.readouterr().out)["contenders"]
+    assert [entry["frontend"] for entry in ranking] == ["zz", "aa"]
+    assert "zz comes first: " in ranking[1]["why"]
+    assert rule in ranking[1]["why"]

@@ -9,6 +9,7 @@ from kit import logs
 from kit.client import RawClient
 from kit.origin import ScriptedOrigin
 from kit.proxies import BasculeProcess
+from kit.waiting import until
 
 ROUTES = {
     "root": "PathPrefix(`/`)",
@@ -61,25 +62,13 @@ def test_the_same_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         for name, route in ROUTES.items():
             config += f"[frontends.{name}]\nroute = '{route}'\nbackend = \"app\"\n"
         with BasculeProcess(config=config) as proxy:
+            until(lambda: logs.read(log), "the line of the first request, which asked whether it is up")
             said, done = [], []
             for method, host, target, headers in REQUESTS:
                 words = [word for header in headers for word in ("-H", header)]
                 file = str(proxy.config_path)
-                main(
-                    [
-                        "explain",
-                        method,
-                        target,
-                        "-H",
-                        f"Host: {host}",
-                        *words,
-                        "--client-ip",
-                        "127.0.0.1",
-                        "-c",
-                        file,
-                        "--json",
-                    ]
-                )
+                words += ["-H", f"Host: {host}", "--client-ip", "127.0.0.1", "-c", file, "--json"]
+                main(["explain", method, target, *words])
                 said.append(json.loads(capsys.readouterr().out)["frontend"])
                 with RawClient(proxy.address) as client:
                     lines = "".join(f"{header}\r\n" for header in headers)
@@ -91,6 +80,4 @@ def test_the_same_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def _next(log: Path, before: int) -> str:
-    from kit.waiting import until
-
     return until(lambda: logs.read(log)[before:], "a line")[0]["frontend"]

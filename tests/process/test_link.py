@@ -96,6 +96,18 @@ def test_a_dead_peer_is_an_error_after_its_last_message(ends: tuple[Link, Link])
         one.send({"type": "x"})
 
 
+def test_the_last_message_of_a_peer_that_had_not_read_everything_arrives(ends: tuple[Link, Link]) -> None:
+    one, two = ends
+    one.send({"type": "unread"})
+    two.send({"type": "failed", "reason": "why"})
+    two.close()
+    received = one.receive()
+    assert received is not None
+    assert received[0]["reason"] == "why"
+    with pytest.raises(LinkClosedError):
+        one.receive()
+
+
 def test_bytes_that_are_no_message_are_refused() -> None:
     left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     receiver = Link(right.detach())

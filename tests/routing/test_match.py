@@ -2,18 +2,8 @@
 
 import pytest
 
-from bascule.routing.compile import RouteCompiler
-from bascule.routing.image import wrap_sections
 from bascule.routing.match import Matcher
-
-
-def table(*routes: str | tuple[str, int]) -> Matcher:
-    """A matcher over the given routes; the n-th is frontend n with id "f<n>"."""
-    compiler = RouteCompiler()
-    for index, route in enumerate(routes):
-        expression, priority = route if isinstance(route, tuple) else (route, 0)
-        compiler.add(index, f"f{index}", expression, priority)
-    return Matcher(wrap_sections(compiler.sections(), len(routes)))
+from tests.routing.tables import compile_table
 
 
 @pytest.mark.parametrize(
@@ -38,7 +28,7 @@ def table(*routes: str | tuple[str, int]) -> Matcher:
     ],
 )
 def test_path_and_prefix(route: str, path: str, matches: bool) -> None:
-    assert (table(route).match(path=path).frontend == 0) is matches
+    assert (Matcher(compile_table([route])[1]).match(path=path).frontend == 0) is matches
 
 
 @pytest.mark.parametrize(
@@ -92,5 +82,5 @@ def test_path_and_prefix(route: str, path: str, matches: bool) -> None:
     ],
 )
 def test_matchers_and_parameters(route: str, request_: dict[str, object], params: dict[str, bytes] | None) -> None:
-    match = table(route).match(**request_)  # type: ignore[arg-type]
+    match = Matcher(compile_table([route])[1]).match(**request_)  # type: ignore[arg-type]
     assert (match.frontend, match.params) == ((None, {}) if params is None else (0, params))

@@ -51,7 +51,7 @@ def sample_sections() -> dict[int, bytes]:
     strings = Strings()
     add = strings.add
     listeners = b"".join(
-        LISTENER.pack(*add(name), slot, 0, 2, 10_000, 60_000, 30_000, 0, 65536, 8192, 0, 0, 0, 0, 0)
+        LISTENER.pack(*add(name), slot, 0, 2, 10_000, 60_000, 30_000, 0, 16384, 8192, 0, 0, 0, 0, 0)
         for slot, name in enumerate([b"admin", b"web"])
     )
     backends = b"".join(

@@ -110,7 +110,7 @@ EXPECTED = [
     (4, "listeners.web.trusted_proxies.1", "is not a network", "ADDRESS/PREFIX"),
     (13, "listeners.third.address", "is the address of listener 'other' too", "another address"),
     (14, "listeners.third.header_timeout", "cannot be zero", "long duration"),
-    (15, "listeners.third.max_header_bytes", "outside 1024 to 32768", "at most 32768"),
+    (15, "listeners.third.max_header_bytes", "outside 1024 to 29696", "at most 29696"),
     (18, "backends.app.connect_timeout", "longer than the longest", "shorter"),
     (19, "backends.app.servers.a1.url", "not the url of a server", '"http://127.0.0.1:9001"'),
     (20, "backends.app.servers.a2.url", "not the url of a server", "no path"),
@@ -222,3 +222,18 @@ def test_the_watcher_in_a_loop(tmp_path: Path) -> None:
         return await asyncio.wait_for(anext(changes), 10)
 
     assert asyncio.run(first_change()).endswith(b"# x\n")
+
+
+def test_a_change_between_reading_and_watching_is_noticed(tmp_path: Path) -> None:
+    """A start takes a second; a reload reads in a thread. What is written meanwhile must not pass for what was read."""
+    path = write(tmp_path, SOUND)
+    digest = load(path).digest
+    path.write_text(SOUND + "# during the start\n")
+    watcher = FileWatcher(path, digest)
+    assert watcher.changed() == path.read_bytes()
+    digest = load(path).digest
+    path.write_text(SOUND + "# during the reload\n")
+    watcher.seen(digest)
+    assert watcher.changed() == path.read_bytes()
+    watcher.seen(load(path).digest)
+    assert watcher.changed() is None

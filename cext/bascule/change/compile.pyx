@@ -15,7 +15,8 @@ from bascule.change.address cimport (
     AUTHORITY_BAD, AUTHORITY_NAME, SOCKADDR_BYTES_MAX, AuthorityKind, authority_parse, network_parse,
 )
 from bascule.shared.snapshot cimport (
-    FRONTEND_WAITING, KEY_CLIENT_IP, KEY_GLOBAL, KEY_REQUEST_HEADER, KEY_REQUEST_HOST, LISTENER_UNIX,
+    FRONTEND_MIDDLEWARES_MAX, FRONTEND_WAITING, HEAD_BYTES_BOUND,
+    HOLDINGS_MAX, KEY_CLIENT_IP, KEY_GLOBAL, KEY_REQUEST_HEADER, KEY_REQUEST_HOST, LISTENER_UNIX,
     MIDDLEWARE_CONCURRENCY_LIMIT, MIDDLEWARE_RATE_LIMIT, NO_INDEX, SECTION_BACKENDS, SECTION_FRONTENDS,
     SECTION_LISTENERS, SECTION_MIDDLEWARES, SECTION_NETWORKS, SECTION_SERVERS, SECTION_STRINGS, SERVER_DOWN,
     SERVER_DRAINING, SERVER_UP, BackendRecord, FrontendRecord, ListenerRecord, MiddlewareRecord, Network, RateSpec,
@@ -23,10 +24,16 @@ from bascule.shared.snapshot cimport (
 )
 
 from bascule.change.compiled import CompiledSnapshot, RejectedRoute
+from bascule.model import limits
 from bascule.model.quantities import duration_ms, duration_ns, size_bytes
 from bascule.routing.compile import RouteCompiler
 from bascule.routing.errors import RouteError
 from bascule.shared.snapshot import assemble
+
+# What validation lets through is what the engine enforces: neither may be changed alone.
+assert limits.HEADER_BYTES_MAX == HEAD_BYTES_BOUND
+assert limits.CONCURRENCY_LIMITS_PER_FRONTEND_MAX == HOLDINGS_MAX
+assert limits.MIDDLEWARES_PER_FRONTEND_MAX == FRONTEND_MIDDLEWARES_MAX
 
 cdef enum:
     STRINGS_MAX = 0xFFFFFFF0      # Str.offset is uint32

@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 
 from bascule.codec.head cimport heads_bind
 from bascule.codec.llhttp cimport llhttp_bind
-from bascule.engine.connection cimport conn_close, conn_timeout, graveyard_bury
+from bascule.engine.connection cimport conn_close, graveyard_bury
 from bascule.engine.listeners cimport (
     listener_find,
     listener_lend,
@@ -41,7 +41,6 @@ from bascule.engine.system cimport (
 )
 from bascule.engine.timers cimport TIMER_IDLE, TIMER_RESUME, timer_init, wheel_init
 from bascule.engine.types cimport (
-    CLIENT_IDLE,
     LOG_FILE,
     LOG_PIPE,
     LOG_SOCKET,
@@ -57,7 +56,7 @@ from bascule.engine.types cimport (
     ServerRuntime,
     Slot,
 )
-from bascule.request.exchange cimport drain_delay_ms, exchange_gone, snapshot_unpin
+from bascule.request.exchange cimport clients_hasten, exchange_gone, snapshot_unpin
 from bascule.request.s9_account cimport access_log_flush
 from bascule.routing.match cimport RouteTable, route_table_open
 from bascule.shared.limits cimport limits_open
@@ -171,6 +170,7 @@ cdef class Engine:
         cdef Snapshot* snapshot
         cdef Snapshot* old = c.snapshot
         cdef RouteTable* routes
+        cdef bint lapsed
         cdef int result
         cdef void* mapped = mmap(NULL, size if size else 1, PROT_READ, MAP_SHARED, fd, 0)
         if mapped == MAP_FAILED:
@@ -191,7 +191,11 @@ cdef class Engine:
         snapshot.routes = routes
         snapshot.references = 1
         # Order: listeners first, so that a request accepted with new bounds never meets the old snapshot's absence.
-        listeners_adopt(c, snapshot)
+        lapsed = listeners_adopt(c, snapshot)
+        if lapsed:
+            engine_clock(c)
+            clients_hasten(c)
+            engine_arm(c)
         c.snapshot = snapshot
         c.snapshots += 1
         if old != NULL:
@@ -239,15 +243,11 @@ cdef class Engine:
     # ---- endings -------------------------------------------------------------------------------------------------------------
     def drain(self, uint64_t deadline_ms):
         cdef CEngine* c = self.c
-        cdef Conn* client = c.clients
         listeners_close(c)
         engine_clock(c)
         c.draining = True
         c.drain_deadline_us = c.now_us + deadline_ms * 1000
-        while client != NULL:
-            if client.state == CLIENT_IDLE:
-                conn_timeout(c, client, drain_delay_ms(c))
-            client = client.next
+        clients_hasten(c)
         engine_arm(c)
 
     @property

@@ -18,9 +18,6 @@ from bascule.engine.types cimport SOURCE_SLOT
 from bascule.shared.snapshot cimport LISTENER_UNIX, ListenerRecord, Network
 from bascule.shared.statistics cimport StatBlock, statistics_block
 
-cdef enum:
-    HEAD_BYTES_BOUND = 30000      # a composed head with our own lines must fit one buffer (memory.pxd, BUF_BYTES)
-
 
 cdef void set_defaults(Engine* engine, ListenerRuntime* listener) noexcept nogil:
     # A slot may be lent before the snapshot that names its listener is adopted.
@@ -130,10 +127,6 @@ cdef void adopt_one(Engine* engine, ListenerRuntime* listener, const Snapshot* s
     listener.networks = networks
     listener.network_count = record.network_count
     listener.record = record[0]
-    if listener.record.head_bytes_max > HEAD_BYTES_BOUND or listener.record.head_bytes_max == 0:
-        listener.record.head_bytes_max = HEAD_BYTES_BOUND
-    if listener.record.uri_bytes_max == 0:
-        listener.record.uri_bytes_max = HEAD_BYTES_BOUND
     stats = statistics_block(&engine.statistics, record.stat_slot)
     if stats != listener.stats:  # its open connections move with it
         listener.stats.connections_open -= listener.connections
@@ -141,11 +134,14 @@ cdef void adopt_one(Engine* engine, ListenerRuntime* listener, const Snapshot* s
         listener.stats = stats
 
 
-cdef void listeners_adopt(Engine* engine, const Snapshot* snapshot) noexcept nogil:
+cdef bint listeners_adopt(Engine* engine, const Snapshot* snapshot) noexcept nogil:
+    """True when a listener that the snapshot no longer names has open connections."""
     cdef ListenerRuntime* listener = engine.listeners
+    cdef bint lapsed = False
     cdef const ListenerRecord* record
     cdef uint32_t i
     while listener != NULL:
+        listener.lapsing = listener.configured
         listener.configured = False
         listener = listener.next
     for i in range(snapshot.listener_count):
@@ -153,6 +149,11 @@ cdef void listeners_adopt(Engine* engine, const Snapshot* snapshot) noexcept nog
         listener = listener_find(engine, snapshot.strings + record.id.offset, record.id.length)
         if listener != NULL:
             adopt_one(engine, listener, snapshot, record)
+    listener = engine.listeners
+    while listener != NULL:
+        lapsed = lapsed or (listener.lapsing and not listener.configured and listener.connections > 0)
+        listener = listener.next
+    return lapsed
 
 
 cdef void listeners_destroy(Engine* engine) noexcept nogil:

@@ -94,7 +94,7 @@ cdef void engine_clock(Engine* engine) noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     engine.now_us = <uint64_t>now.tv_sec * 1000000 + <uint64_t>now.tv_nsec // 1000
-    engine.wheel.clock = <uint32_t>((engine.now_us - engine.start_us) // (TICK_MS * 1000))
+    engine.wheel.clock = (engine.now_us - engine.start_us) // (TICK_MS * 1000)
 
 
 # ---- the stages of a request, in their order -----------------------------------------------------------------------------
@@ -265,7 +265,7 @@ cdef void expired(void* context, Timer* timer) noexcept nogil:
 
 cdef void engine_arm(Engine* engine) noexcept nogil:
     """The timer descriptor wakes the engine for the next occupied slot; re-armed only when that comes sooner."""
-    cdef uint32_t next_ = wheel_next(&engine.wheel)
+    cdef uint64_t next_ = wheel_next(&engine.wheel)
     cdef itimerspec at
     cdef uint64_t due_us
     if unlikely(engine.run_first != NULL):
@@ -273,7 +273,7 @@ cdef void engine_arm(Engine* engine) noexcept nogil:
     if likely(next_ >= engine.armed_tick):
         return
     memset(&at, 0, sizeof(at))
-    due_us = engine.start_us + <uint64_t>next_ * TICK_MS * 1000
+    due_us = engine.start_us + next_ * TICK_MS * 1000
     at.it_value.tv_sec = <long>(due_us // 1000000)
     at.it_value.tv_nsec = <long>(due_us % 1000000) * 1000
     timerfd_settime(engine.timer_fd, TFD_TIMER_ABSTIME, &at, NULL)

@@ -4,7 +4,8 @@ A timer hangs in the slot of the tick it was hung for; pushing its deadline into
 re-hangs it when its slot comes round. So a connection that re-arms its idle timeout with every exchange costs one store.
 
 Owner: the object the timer is embedded in. Writer: the engine's thread. A timer must be cancelled before its object is freed.
-Ticks count from the engine's start; accuracy is one tick late at most, never early.
+Ticks count from the engine's start, in 64 bits: they never wrap, so deadlines are compared as plain numbers. Accuracy is one tick
+late at most, never early.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -13,13 +14,13 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 cdef enum:
     TICK_MS = 16
     WHEEL_SLOTS = 4096            # 65 s a round; later deadlines pass more than one round
-    TIMER_IDLE = 0xFFFFFFFF       # Timer.hung when not on the wheel
+    TIMER_IDLE = 0x7FFFFFFFFFFFFFFF  # later than any tick: not armed, not hung, nothing to wake for
 
-cdef struct Timer:                # 32 bytes
+cdef struct Timer:                # 40 bytes
     Timer* next
     Timer* previous
-    uint32_t deadline             # tick; TIMER_IDLE = not armed
-    uint32_t hung                 # tick whose slot it hangs in, TIMER_IDLE = not hung. Invariant: hung <= deadline
+    uint64_t deadline             # tick; TIMER_IDLE = not armed
+    uint64_t hung                 # tick whose slot it hangs in, TIMER_IDLE = not hung. Invariant: hung <= deadline
     uint8_t kind                  # TimerKind of its owner, for the dispatcher
     uint8_t spare[7]
 
@@ -31,8 +32,8 @@ cdef enum TimerKind:
 cdef struct Wheel:
     Timer heads[4096]             # list heads, circular
     uint64_t occupied[64]         # one bit a slot
-    uint32_t now                  # tick up to which everything due has expired
-    uint32_t clock                # tick of the present turn; ahead of `now` after a sleep, while events are handled before deadlines
+    uint64_t now                  # tick up to which everything due has expired
+    uint64_t clock                # tick of the present turn; ahead of `now` after a sleep, while events are handled before deadlines
     uint64_t count                # timers hung
 
 ctypedef void (*timer_expired)(void* context, Timer* timer) noexcept nogil
@@ -40,8 +41,8 @@ ctypedef void (*timer_expired)(void* context, Timer* timer) noexcept nogil
 cdef void wheel_init(Wheel* wheel) noexcept nogil
 cdef void wheel_hang(Wheel* wheel, Timer* timer) noexcept nogil
 cdef void timer_cancel(Wheel* wheel, Timer* timer) noexcept nogil
-cdef void wheel_advance(Wheel* wheel, uint32_t tick, timer_expired expired, void* context) noexcept nogil
-cdef uint32_t wheel_next(const Wheel* wheel) noexcept nogil  # tick of the next occupied slot, TIMER_IDLE if none
+cdef void wheel_advance(Wheel* wheel, uint64_t tick, timer_expired expired, void* context) noexcept nogil
+cdef uint64_t wheel_next(const Wheel* wheel) noexcept nogil  # tick of the next occupied slot, TIMER_IDLE if none
 
 
 cdef inline void timer_init(Timer* timer, uint8_t kind) noexcept nogil:
@@ -58,3 +59,9 @@ cdef inline void timer_set(Wheel* wheel, Timer* timer, uint32_t delay_ms) noexce
     timer.deadline = wheel.clock + 1 + (delay_ms + TICK_MS - 1) // TICK_MS
     if timer.hung > timer.deadline:  # not hung at all (TIMER_IDLE), or hung too late
         wheel_hang(wheel, timer)
+
+
+cdef inline void timer_hasten(Wheel* wheel, Timer* timer, uint32_t delay_ms) noexcept nogil:
+    """Like timer_set, unless the timer is due sooner."""
+    if timer.deadline > wheel.clock + 1 + (delay_ms + TICK_MS - 1) // TICK_MS:
+        timer_set(wheel, timer, delay_ms)

@@ -16,7 +16,7 @@ cdef void wheel_init(Wheel* wheel) noexcept nogil:
 
 
 cdef inline void unhang(Wheel* wheel, Timer* timer) noexcept nogil:
-    cdef uint32_t slot = timer.hung & (WHEEL_SLOTS - 1)
+    cdef uint32_t slot = <uint32_t>(timer.hung & (WHEEL_SLOTS - 1))
     timer.previous.next = timer.next
     timer.next.previous = timer.previous
     timer.hung = TIMER_IDLE
@@ -32,7 +32,7 @@ cdef void wheel_hang(Wheel* wheel, Timer* timer) noexcept nogil:
         unhang(wheel, timer)
     debug_assert(timer.deadline > wheel.now)
     timer.hung = timer.deadline
-    slot = timer.deadline & (WHEEL_SLOTS - 1)
+    slot = <uint32_t>(timer.deadline & (WHEEL_SLOTS - 1))
     head = &wheel.heads[slot]
     timer.next = head
     timer.previous = head.previous
@@ -48,7 +48,7 @@ cdef void timer_cancel(Wheel* wheel, Timer* timer) noexcept nogil:
         unhang(wheel, timer)
 
 
-cdef void turn_slot(Wheel* wheel, uint32_t tick, timer_expired expired, void* context) noexcept nogil:
+cdef void turn_slot(Wheel* wheel, uint64_t tick, timer_expired expired, void* context) noexcept nogil:
     # Bound: the slot's list is moved aside first; what is hung again (later rounds of this slot too) joins the real list.
     cdef Timer* head = &wheel.heads[tick & (WHEEL_SLOTS - 1)]
     cdef Timer due
@@ -73,9 +73,9 @@ cdef void turn_slot(Wheel* wheel, uint32_t tick, timer_expired expired, void* co
         expired(context, timer)
 
 
-cdef void wheel_advance(Wheel* wheel, uint32_t tick, timer_expired expired, void* context) noexcept nogil:
+cdef void wheel_advance(Wheel* wheel, uint64_t tick, timer_expired expired, void* context) noexcept nogil:
     """Expires everything due up to and including `tick`."""
-    cdef uint32_t next_
+    cdef uint64_t next_
     if wheel.count == 0:
         wheel.now = tick
         return
@@ -92,9 +92,9 @@ cdef extern from *:
     int ctzll "__builtin_ctzll"(unsigned long long value) noexcept nogil
 
 
-cdef uint32_t wheel_next(const Wheel* wheel) noexcept nogil:
+cdef uint64_t wheel_next(const Wheel* wheel) noexcept nogil:
     """The next tick, after now, whose slot is occupied (perhaps by timers of a later round)."""
-    cdef uint32_t start = (wheel.now + 1) & (WHEEL_SLOTS - 1)
+    cdef uint32_t start = <uint32_t>((wheel.now + 1) & (WHEEL_SLOTS - 1))
     cdef uint32_t word = start >> 6
     cdef uint64_t bits = wheel.occupied[word] & (~<uint64_t>0 << (start & 63))
     cdef uint32_t _i, slot

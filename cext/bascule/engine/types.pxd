@@ -91,6 +91,7 @@ cdef struct ListenerRuntime:
     char id[100]
     uint32_t id_length
     bint configured               # the newest snapshot names it
+    bint lapsing                  # the snapshot before it did; lives within one adoption
     ListenerRecord record
     Network* networks
     uint32_t network_count
@@ -257,7 +258,7 @@ cdef struct Exchange:
     uint8_t informational
     uint8_t limit_count
     uint8_t attempts              # servers tried
-    int64_t limit_handles[4]      # concurrency holdings to give back
+    int64_t limit_handles[4]      # concurrency holdings to give back; 4 is HOLDINGS_MAX
     uint8_t client_ip[16]         # the client as policy sees it: the peer, or what a trusted proxy said
     uint32_t fed                  # bytes of the request head given to the parser
     Buf* request_head             # composed; kept while X_REPLAY
@@ -295,7 +296,7 @@ cdef struct Engine:
     uint32_t worker
     uint64_t now_us               # CLOCK_MONOTONIC, read once a turn
     uint64_t start_us
-    uint32_t armed_tick           # when timer_fd fires; TIMER_IDLE = not armed
+    uint64_t armed_tick           # when timer_fd fires; TIMER_IDLE = not armed
     Wheel wheel
     Slab conns
     Slab exchanges

@@ -27,4 +27,4 @@ cdef void forget_replay(Engine* engine, Exchange* x) noexcept nogil
 cdef void snapshot_pin(Exchange* x, Snapshot* snapshot) noexcept nogil
 cdef void snapshot_unpin(Engine* engine, Snapshot* snapshot) noexcept nogil
 cdef void client_idle(Engine* engine, Conn* client) noexcept nogil
-cdef uint32_t drain_delay_ms(Engine* engine) noexcept nogil
+cdef void clients_hasten(Engine* engine) noexcept nogil

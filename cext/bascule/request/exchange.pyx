@@ -19,7 +19,7 @@ from bascule.engine.connection cimport (
 )
 from bascule.engine.memory cimport Buf, slab_get, slab_put
 from bascule.engine.system cimport SHUT_WR, debug_assert, iovec, memset, munmap, shutdown, unlikely
-from bascule.engine.timers cimport TIMER_EXCHANGE, timer_cancel, timer_init
+from bascule.engine.timers cimport TIMER_EXCHANGE, timer_cancel, timer_hasten, timer_init
 from bascule.engine.types cimport (
     CLIENT_EXCHANGE,
     CLIENT_HEAD,
@@ -143,17 +143,32 @@ cdef void client_idle(Engine* engine, Conn* client) noexcept nogil:
     if client.ready & (READY_READ | READY_EOF | READY_ERROR):
         run_later(engine, client)
     conn_timeout(engine, client,
-                 drain_delay_ms(engine) if engine.draining else client.listener.record.keepalive_timeout_ms)
+                 drain_delay_ms(engine) if engine.draining or not client.listener.configured
+                 else client.listener.record.keepalive_timeout_ms)
 
 
 cdef uint32_t drain_delay_ms(Engine* engine) noexcept nogil:
-    """How long an idle client is kept while draining: spread, so that the reconnects do not come all at once."""
-    cdef uint64_t left_us = engine.drain_deadline_us - engine.now_us if engine.drain_deadline_us > engine.now_us else 0
-    cdef uint64_t window_ms = left_us // 2000
-    if window_ms > DRAIN_WINDOW_MS:
-        window_ms = DRAIN_WINDOW_MS
+    """How long an idle client that must go is kept: spread, so that the reconnects do not come all at once.
+
+    Half of the time that is left to a draining engine; DRAIN_WINDOW_MS when only its listener is gone.
+    """
+    cdef uint64_t window_ms = DRAIN_WINDOW_MS
+    cdef uint64_t left_us
+    if engine.draining:
+        left_us = engine.drain_deadline_us - engine.now_us if engine.drain_deadline_us > engine.now_us else 0
+        if left_us // 2000 < window_ms:
+            window_ms = left_us // 2000
     engine.random_state[0] = engine.random_state[0] * <uint64_t>6364136223846793005 + <uint64_t>1442695040888963407
     return <uint32_t>(window_ms // 4 + (engine.random_state[0] >> 33) % (window_ms * 3 // 4 + 1)) + 1
+
+
+cdef void clients_hasten(Engine* engine) noexcept nogil:
+    """Gives every idle client that must go its time: all while draining, else those whose listener is not configured any more."""
+    cdef Conn* client = engine.clients
+    while client != NULL:
+        if client.state == CLIENT_IDLE and (engine.draining or not client.listener.configured):
+            timer_hasten(&engine.wheel, &client.timer, drain_delay_ms(engine))
+        client = client.next
 
 
 cdef void client_next(Engine* engine, Conn* client, bint keep, bint request_over) noexcept nogil:

@@ -226,8 +226,8 @@ cdef int request_compose(Engine* engine, Exchange* x, RequestView* view) noexcep
     elif view.semantics.te_trailers:
         at = put_text(out, at, b"Connection: TE\r\nTE: trailers\r\n", 30)
     at = put_text(out, at, b"\r\n", 2)
-    # Fits: a head has at most 30000 bytes (listeners.pyx), each part of it is copied at most once but the authority (255 bytes, three
-    # times), and our own lines come to less than 700 (three addresses of 46, a request id, a length, fixed text): 31,500 of 32,768.
+    # Fits: a head has at most HEAD_BYTES_BOUND (29,696) bytes, each part of it is copied at most once but the authority (255 bytes, three
+    # times), and our own lines come to less than 700 (three addresses of 46, a request id, a length, fixed text): 31,200 of 32,768.
     debug_assert(at <= BUF_BYTES)
     buf.end = at
     x.request_head = buf

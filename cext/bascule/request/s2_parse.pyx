@@ -324,7 +324,10 @@ cdef bint check_request(Engine* engine, Exchange* x, RequestView* view) noexcept
     if unlikely(x.head.url_length > x.client.listener.record.uri_bytes_max):
         return refuse(engine, x, 414, ERROR_TOO_LARGE, b"the request target is too long")
     if unlikely(x.method == METHOD_CONNECT):
-        return refuse(engine, x, 405, ERROR_METHOD_REFUSED, b"CONNECT is not served here")
+        x.flags &= ~X_KEEP_CLIENT
+        # RFC 9110 section 15.5.6: a 405 names what is allowed. Of a target that is an authority nothing is, and an empty list says so.
+        exchange_reply(engine, x, 405, ERROR_METHOD_REFUSED, b"CONNECT is not served here", b"Allow: \r\n", 9)
+        return False
     if not check_framing(engine, x, view):
         return False
     if unlikely(view.semantics.host_count > 1 or (view.semantics.host_count == 0 and not view.http_10)):

@@ -3,12 +3,13 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 
-from bascule.engine.system cimport likely, memcpy
+from bascule.engine.system cimport debug_assert, likely, memcpy
 from bascule.engine.types cimport Header, is_mapped_v4
 from bascule.request.exchange cimport exchange_reply
 from bascule.shared.concurrency cimport limits_acquire
 from bascule.shared.limits cimport RateDecision, limits_hash, limits_take
 from bascule.shared.snapshot cimport (
+    HOLDINGS_MAX,
     KEY_CLIENT_IP,
     KEY_REQUEST_HEADER,
     KEY_REQUEST_HOST,
@@ -20,7 +21,6 @@ from bascule.shared.statistics cimport ERROR_CONCURRENCY_LIMITED, ERROR_RATE_LIM
 
 cdef enum:
     KEY_HEADER_MAX = 256          # bytes of a header value that make part of a key
-    HOLDINGS_MAX = 4              # concurrency limits of one exchange
 
 
 cdef uint32_t key_header(Exchange* x, const MiddlewareRecord* middleware, uint8_t* key, uint32_t at) noexcept nogil:
@@ -95,7 +95,8 @@ cdef bint limit(Engine* engine, Exchange* x, RequestView* view) noexcept nogil:
             if not decision.admitted:
                 refuse_rate(engine, x, &decision)
                 return False
-        elif middleware.type == MIDDLEWARE_CONCURRENCY_LIMIT and x.limit_count < HOLDINGS_MAX:
+        elif middleware.type == MIDDLEWARE_CONCURRENCY_LIMIT:
+            debug_assert(x.limit_count < HOLDINGS_MAX)  # snapshot_open refuses an image with more
             handle = limits_acquire(&engine.limits, key, middleware.concurrency_max)
             if handle < 0:
                 exchange_reply(engine, x, 429, ERROR_CONCURRENCY_LIMITED,

@@ -101,6 +101,13 @@ cdef bint is_plain_status_line(const Head* head) noexcept nogil:
     return at + 1 < head.length and line[at + 1] == c"\n"
 
 
+cdef uint32_t put_upgrade(char* out, uint32_t at, Head* head, int index) noexcept nogil:
+    cdef Header* upgrade = &head.headers[index]
+    at = put_text(out, at, b"Connection: Upgrade\r\nUpgrade: ", 30)
+    at = put_text(out, at, head.base + upgrade.value, upgrade.value_length)
+    return put_text(out, at, b"\r\n", 2)
+
+
 cdef uint32_t compose(Engine* engine, Exchange* x, Semantics* s) noexcept nogil:
     """The final response head into Engine.compose; returns its length."""
     cdef char* out = engine.compose
@@ -117,6 +124,9 @@ cdef uint32_t compose(Engine* engine, Exchange* x, Semantics* s) noexcept nogil:
         at = put_text(out, at, b"Connection: close\r\n", 19)
     elif x.flags & X_CLIENT_10:
         at = put_text(out, at, b"Connection: keep-alive\r\n", 24)
+    if unlikely(x.status == 426 and s.upgrade >= 0):
+        # Upgrade Required says to what (RFC 9110 section 15.5.22); other answers that only advertise a protocol need not.
+        at = put_upgrade(out, at, &x.head, s.upgrade)
     return put_text(out, at, b"\r\n", 2)
 
 
@@ -178,7 +188,6 @@ cdef int informational(Engine* engine, Exchange* x) noexcept nogil:
 cdef int switch_protocols(Engine* engine, Exchange* x, Semantics* s, const char* rest, uint32_t rest_length) noexcept nogil:
     """101: from here on both connections are a tunnel (RFC 9110 section 7.8); only if the client asked for it."""
     cdef char* out = engine.compose
-    cdef Header* upgrade
     cdef uint32_t at
     cdef iovec parts[2]
     cdef int result
@@ -187,12 +196,10 @@ cdef int switch_protocols(Engine* engine, Exchange* x, Semantics* s, const char*
         exchange_fail(engine, x, 502, ERROR_BAD_RESPONSE, b"the server switched protocols without being asked")
         return RELAY_ENDED
     forget_replay(engine, x)
-    upgrade = &x.head.headers[s.upgrade]
     at = put_status_line(engine, x, out)
     at = put_kept(out, at, &x.head)
-    at = put_text(out, at, b"Connection: Upgrade\r\nUpgrade: ", 30)
-    at = put_text(out, at, x.head.base + upgrade.value, upgrade.value_length)
-    at = put_text(out, at, b"\r\n\r\n", 4)
+    at = put_upgrade(out, at, &x.head, s.upgrade)
+    at = put_text(out, at, b"\r\n", 2)
     x.status = 101
     x.flags |= X_STARTED | X_TUNNEL
     x.flags &= ~(X_KEEP_CLIENT | X_KEEP_SERVER)

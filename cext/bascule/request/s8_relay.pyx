@@ -3,7 +3,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdio cimport snprintf
 
-from bascule.codec.head cimport BODY_BAD, BODY_COMPLETE, body_feed_chunked, same_token
+from bascule.codec.head cimport BODY_BAD, BODY_COMPLETE, body_feed_chunked
+from bascule.codec.trailers cimport trailers_filter
 from bascule.engine.connection cimport (
     IO_CLOSED,
     IO_DONE,
@@ -22,7 +23,7 @@ from bascule.engine.connection cimport (
     run_later,
 )
 from bascule.engine.memory cimport BUF_BYTES, BUF_RESERVE, Buf
-from bascule.engine.system cimport SHUT_WR, iovec, likely, memchr, memcpy, memmove, shutdown, unlikely
+from bascule.engine.system cimport SHUT_WR, iovec, likely, memcpy, shutdown, unlikely
 from bascule.engine.timers cimport TIMER_IDLE
 from bascule.engine.types cimport (
     DIRECTION_DONE,
@@ -53,40 +54,6 @@ cdef enum:
     COMPOSED_BODY_MAX = 4096      # a body up to this size is copied behind the composed head (Engine.compose has 8 KiB to spare)
 
 
-cdef bint trailer_allowed(const char* name, uint32_t length) noexcept nogil:
-    # RFC 9110 section 6.5.1: fields for framing, routing, authentication and request modifiers must not come as trailers.
-    return not (
-        same_token(name, length, b"content-length", 14) or same_token(name, length, b"transfer-encoding", 17)
-        or same_token(name, length, b"host", 4) or same_token(name, length, b"connection", 10)
-        or same_token(name, length, b"trailer", 7) or same_token(name, length, b"te", 2)
-        or same_token(name, length, b"upgrade", 7) or same_token(name, length, b"keep-alive", 10)
-        or same_token(name, length, b"authorization", 13) or same_token(name, length, b"cookie", 6)
-        or same_token(name, length, b"set-cookie", 10) or same_token(name, length, b"content-type", 12)
-        or same_token(name, length, b"content-encoding", 16) or same_token(name, length, b"content-range", 13)
-        or same_token(name, length, b"x-forwarded-for", 15) or same_token(name, length, b"x-forwarded-proto", 17)
-        or same_token(name, length, b"x-forwarded-host", 16) or same_token(name, length, b"forwarded", 9)
-        or same_token(name, length, b"expect", 6) or same_token(name, length, b"cache-control", 13))
-
-
-cdef void filter_trailers(Buf* buf) noexcept nogil:
-    """Strikes forbidden lines; what stays is moved to the front."""
-    cdef uint32_t at = 0
-    cdef uint32_t kept = 0
-    cdef uint32_t line_end, name_end
-    cdef char* found
-    while at < buf.end:
-        found = <char*>memchr(buf.data + at, c"\n", buf.end - at)
-        line_end = <uint32_t>(found - buf.data) + 1 if found != NULL else buf.end
-        found = <char*>memchr(buf.data + at, c":", line_end - at)
-        name_end = <uint32_t>(found - buf.data) if found != NULL else at
-        if trailer_allowed(buf.data + at, name_end - at):
-            if kept != at:
-                memmove(buf.data + kept, buf.data + at, line_end - at)
-            kept += line_end - at
-        at = line_end
-    buf.end = kept
-
-
 cdef int relay_emit(Engine* engine, Exchange* x, Direction* direction, Conn* sink, const char* head, uint32_t head_length,
                     const char* data, uint32_t length, bint complete) noexcept nogil:
     """Sends an optional head and body bytes in the direction's outgoing framing, in one system call. An IoResult."""
@@ -110,7 +77,7 @@ cdef int relay_emit(Engine* engine, Exchange* x, Direction* direction, Conn* sin
         count += 1
     if chunked and (length or complete):
         if direction.trailers != NULL and complete:
-            filter_trailers(direction.trailers)
+            trailers_filter(direction.trailers)
             parts[count].iov_base = <void*>(<const char*>b"\r\n0\r\n" if length else <const char*>b"0\r\n")
             parts[count].iov_len = 5 if length else 3
             parts[count + 1].iov_base = direction.trailers.data

@@ -74,7 +74,6 @@ cdef inline void charge(Engine* engine, StatBlock* block, Exchange* x, uint32_t 
     block.statuses[status] += 1
     block.bytes_in += x.bytes_in
     block.bytes_out += x.bytes_out
-    block.latency_sum_us += latency_us
     block.in_flight -= 1
     if unlikely(x.error != ERROR_NONE):
         block.errors[x.error] += 1

@@ -24,7 +24,9 @@ cdef bint is_token(const char* text, uint32_t length) noexcept:
     cdef char c
     for i in range(length):
         c = text[i]
-        if not (c'a' <= c <= c'z' or c'A' <= c <= c'Z' or c'0' <= c <= c'9') and (c == 0 or memchr(b"!#$%&'*+-.^_`|~", c, 15) == NULL):
+        if c'a' <= c <= c'z' or c'A' <= c <= c'Z' or c'0' <= c <= c'9':
+            continue
+        if c == 0 or memchr(b"!#$%&'*+-.^_`|~", c, 15) == NULL:
             return False
     return length > 0
 

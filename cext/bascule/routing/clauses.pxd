@@ -71,7 +71,9 @@ cdef class Clauses:
     cdef uint32_t intern_image(self, const char* text, uint32_t length) except? 0xFFFFFFFF   # into the strings of the image
     cdef int add(self, uint32_t frontend, str frontend_id, str expression, int32_t priority) except -1
     cdef int add_clauses(self, uint32_t frontend, str frontend_id, int32_t priority) except -1
-    cdef int add_clause(self, Literals* literals, uint32_t frontend, uint32_t id_offset, uint16_t id_length, int32_t priority) except -1
+    cdef int add_clause(self, Literals* literals, uint32_t frontend, uint32_t id_offset, uint16_t id_length,
+                        int32_t priority) except -1
+    cdef void drop_repeats(self, Literals* literals) noexcept
     cdef int leader(self, Literals* literals, uint8_t kind) noexcept
     cdef int contradicts(self, Literals* literals, int host) noexcept
     cdef bint same_call(self, int a, int b) noexcept
@@ -81,6 +83,7 @@ cdef class Clauses:
     cdef int add_pieces(self, Pattern* pattern, bint lower) except -1
     cdef int add_refs(self, Literals* literals, int host, int path, Clause* clause) except -1
     cdef uint32_t add_names(self, Pattern* pattern, uint32_t* refs, uint32_t at) except? 0xFFFFFFFF
+    cdef uint32_t captures(self, int call) noexcept
     cdef int check_names(self, Literals* literals) except -1
     cdef int check_name(self, const char** names, uint32_t* lengths, uint32_t count, int call) except -1
     cdef uint32_t add_predicate(self, int index) except? 0xFFFFFFFF

@@ -124,8 +124,10 @@ cdef class Clauses:
                             "a request has one host, one path and one method: join alternatives with || instead of &&")
         return 0
 
-    cdef int add_clause(self, Literals* literals, uint32_t frontend, uint32_t id_offset, uint16_t id_length, int32_t priority) except -1:
+    cdef int add_clause(self, Literals* literals, uint32_t frontend, uint32_t id_offset, uint16_t id_length,
+                        int32_t priority) except -1:
         """Adds one clause; returns 0 without adding when it contradicts itself."""
+        self.drop_repeats(literals)
         cdef int host = self.leader(literals, PREDICATE_HOST)
         cdef int path = self.leader(literals, PREDICATE_PATH)
         cdef Clause clause
@@ -151,6 +153,18 @@ cdef class Clauses:
         self.clauses[self.clause_count] = clause
         self.clause_count += 1
         return 1
+
+    cdef void drop_repeats(self, Literals* literals) noexcept:
+        cdef uint32_t i, j, kept = 0
+        for i in range(literals.count):
+            j = 0
+            while j < kept and not ((literals.refs[i] ^ literals.refs[j]) & 1 == 0
+                                    and self.same_call(literals.refs[i] >> 1, literals.refs[j] >> 1)):
+                j += 1
+            if j == kept:
+                literals.refs[kept] = literals.refs[i]
+                kept += 1
+        literals.count = kept
 
     cdef int leader(self, Literals* literals, uint8_t kind) noexcept:
         """The most specific positive pattern of a kind, which the trie is keyed by; -1 if there is none."""
@@ -279,9 +293,8 @@ cdef class Clauses:
             call = literals.refs[i] >> 1
             if (call == host or call == path) and literals.refs[i] & 1 == 0:
                 captures += self.patterns[call].captures
-                continue
-            if has_pattern(self.prepared[call].kind) and literals.refs[i] & 1 == 0:
-                captures += self.patterns[call].captures
+            elif literals.refs[i] & 1 == 0:
+                captures += self.captures(call)
         if captures > CAPTURES_MAX:
             expression_fail(self.expression, f"more than {CAPTURES_MAX} parameters and wildcards in one alternative", 0,
                             "use fewer, or a <path:...> for the rest")
@@ -296,7 +309,7 @@ cdef class Clauses:
                 refs[j] = refs[j - 1]
                 calls[j] = calls[j - 1]
                 j -= 1
-            if j > 0 and refs[j - 1] == ref and (ref & 1 or not has_pattern(self.prepared[call].kind) or not self.patterns[call].captures):
+            if j > 0 and refs[j - 1] == ref and (ref & 1 or not self.captures(call)):
                 memmove_refs(refs, calls, j, count)
                 continue
             refs[j] = ref
@@ -328,6 +341,9 @@ cdef class Clauses:
             at += 2
         return at
 
+    cdef uint32_t captures(self, int call) noexcept:
+        return self.patterns[call].captures if has_pattern(self.prepared[call].kind) else 0
+
     cdef int check_names(self, Literals* literals) except -1:
         """Refuses one parameter name given twice in an alternative: which value it has would be anyone's guess."""
         cdef (const char*)[128] names
@@ -337,7 +353,7 @@ cdef class Clauses:
         cdef int call
         for i in range(literals.count):
             call = literals.refs[i] >> 1
-            if literals.refs[i] & 1 or not has_pattern(self.prepared[call].kind) or not self.patterns[call].captures:
+            if literals.refs[i] & 1 or not self.captures(call):
                 continue
             pattern = &self.patterns[call]
             for j in range(pattern.count + 1):
@@ -375,6 +391,7 @@ cdef class Clauses:
         if has_pattern(record.kind):
             record.tail = pattern.tail
             record.segment_count = <uint16_t>pattern.count
+            record.prefix = pattern.rest
             record.first_segment = self.add_segments(pattern, record.kind == PREDICATE_HOST)
         elif record.kind == PREDICATE_CLIENT_IP:
             record.value = intern_blob(&self.strings, prepared.network, 16)

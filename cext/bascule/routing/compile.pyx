@@ -6,7 +6,6 @@ from bascule.routing.clauses cimport Clauses
 from bascule.routing.trie cimport build_routes
 
 
-
 cdef class RouteCompiler:
     """Collects routes, then gives their sections and conflicts."""
     cdef Clauses clauses

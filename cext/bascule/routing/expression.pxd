@@ -1,7 +1,7 @@
 """A parsed route expression: a small array of calls and a tree over them.
 
-Owner of an Expression: the caller, who reuses it for one expression after another. Writer: expression_parse alone. Strings point into
-the caller's text or into `scratch`, so an Expression is dead as soon as its text is.
+Owner of an Expression: the caller, who reuses it for one expression after another. Writer: expression_parse alone. Strings point
+into the caller's text or into `scratch`, so an Expression is dead as soon as its text is.
 
     or    := and { '||' and }
     and   := unary { '&&' unary }

@@ -118,8 +118,8 @@ cdef int parse_escaped(Expression* e, Argument* out, uint32_t opened) except -1:
             c = peek(e)
             if c != c'"' and c != c'\\':
                 expression_fail(e, "unknown escape in a string", e.cursor - 1,
-                                'only \\" and \\\\ are escapes between double quotes; write the string between `backquotes` to keep '
-                                "backslashes")
+                                'only \\" and \\\\ are escapes between double quotes; write the string between '
+                                "`backquotes` to keep backslashes")
             e.cursor += 1
         e.scratch[e.scratch_used] = c
         e.scratch_used += 1
@@ -187,7 +187,8 @@ cdef int parse_unary(Expression* e) except -1:
         return parse_call(e)
     e.nesting += 1
     if e.nesting > NESTING_MAX:
-        expression_fail(e, f"nested deeper than {NESTING_MAX} levels", e.cursor, "remove needless parentheses, or split the route")
+        expression_fail(e, f"nested deeper than {NESTING_MAX} levels", e.cursor,
+                        "remove needless parentheses, or split the route")
     if peek(e) == c'!':
         e.cursor += 1
         operand = new_node(e, TREE_NOT, <uint32_t>parse_unary(e), 0)

@@ -1,11 +1,12 @@
 """The ROUTES sections of a snapshot image: sections 8..15 (shared/snapshot.pxd).
 
-Owner and writer: routing/compile.pyx, once, before the image is sealed. Readers: routing/match.pyx after routing/verify.pyx has checked
-every offset. Dies with the image. Little-endian; no pointers; all records 4-byte aligned, nodes 8-byte aligned.
+Owner and writer: routing/compile.pyx, once, before the image is sealed. Readers: routing/match.pyx after routing/verify.pyx has
+checked every offset. Dies with the image. Little-endian; no pointers; all records 4-byte aligned, nodes 8-byte aligned.
 
-A route expression becomes one or more *entries* (one for each alternative of its disjunctive normal form). All entries of an image
-are put in one total order, most specific first; the place in it is the entry's *rank*. A request is answered by the matching entry of
-least rank, so every node carries the least rank below it and a search leaves out whatever cannot beat what it has found.
+A route expression becomes one or more *entries* (one for each alternative of its disjunctive normal form). All entries of an
+image are put in one total order, most specific first; the place in it is the entry's *rank*. A request is answered by the
+matching entry of least rank, so every node carries the least rank below it and a search leaves out whatever cannot beat what it
+has found.
 
     slots (hash of parent and label)             nodes (8-byte units; unit 0 is unused, so 0 means "none")
     +------+------+                              +--------+----------------+---------------+------------------+
@@ -17,9 +18,10 @@ least rank, so every node carries the least rank below it and a search leaves ou
     | node | rank   | prefix  | suffix | kind |       a run, by rank; the last one has `last` set
     +------+--------+---------+------+--------+
 
-Host dimension first: `exact_hosts` has one literal child for each host name, which is at the same time the root of that host's path
-trie; `pattern_hosts` is a trie of labels from the right, whose EDGE_END and EDGE_MORE edges lead to path roots; `any_host` is the path
-root of the routes without a host. A path is split at '/' after its first one: "/" is one empty segment, "/a/" is "a" and "".
+Host dimension first: `exact_hosts` has one literal child for each host name, which is at the same time the root of that host's
+path trie; `pattern_hosts` is a trie of labels from the right, whose EDGE_END and EDGE_MORE edges lead to path roots; `any_host`
+is the path root of the routes without a host. A path is split at '/' after its first one: "/" is one empty segment, "/a/" is "a"
+and "".
 
     route                      path of nodes below the path root       entry group
     Path("/a/b")               a -> b                                  end    (nothing may follow)
@@ -141,11 +143,11 @@ cdef struct PredicateRecord:      # 32 bytes; a reference to it is index * 2 + n
     uint32_t value
     uint32_t value_length
     uint32_t regexp               # number of the compiled regexp: 0 .. regexp_count - 1
-    uint32_t prefix
+    uint32_t prefix               # CLIENT_IP: see there; patterns: 1 = the open end is a capture
 
 
-# The hash of a literal child: 8 bytes a step, a multiplicative mixer. Only configuration enters keys into the table and every hit is
-# compared byte by byte, so a client can at most choose among existing probe runs.
+# The hash of a literal child: 8 bytes a step, a multiplicative mixer. Only configuration enters keys into the table and every hit
+# is compared byte by byte, so a client can at most choose among existing probe runs.
 cdef inline uint64_t route_hash(uint32_t parent, const char* label, uint32_t length) noexcept nogil:
     cdef uint64_t h = (<uint64_t>parent << 32 | length) * 0x9E3779B97F4A7C15ULL
     cdef uint64_t word

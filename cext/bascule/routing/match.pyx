@@ -5,8 +5,8 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 from bascule.routing.layout cimport (
-    CAPTURES_MAX, DEPTH_MAX, EDGE_END, EDGE_MORE, ENTRY_REST, NODE_UNIT, PREDICATE_HOST_REGEXP, EdgeRecord, EntryRecord, NodeRecord,
-    SlotRecord, route_hash,
+    CAPTURES_MAX, DEPTH_MAX, EDGE_END, EDGE_MORE, ENTRY_REST, NODE_UNIT, PREDICATE_HOST_REGEXP, EdgeRecord, EntryRecord,
+    NodeRecord, SlotRecord, route_hash,
 )
 from bascule.routing.pcre cimport SUBJECT_BYTES_MAX, PcreCode, pcre_compile, pcre_free, pcre_scratch_free, pcre_scratch_new
 from bascule.routing.predicates cimport predicate_holds, segment_fits
@@ -33,7 +33,7 @@ cdef struct Search:               # one call of route_match, on its stack
     Slice[16] best_captures
 
 
-# ---- the table ----------------------------------------------------------------------------------------------------------------------
+# ---- the table ----------------------------------------------------------------------------------------------------------------
 
 cdef bint compile_regexps(RouteView* view) noexcept nogil:
     cdef uint32_t count = view.header.regexp_count
@@ -82,7 +82,7 @@ cdef void route_table_close(RouteTable* table) noexcept nogil:
     free(table)
 
 
-# ---- the search ---------------------------------------------------------------------------------------------------------------------
+# ---- the search ---------------------------------------------------------------------------------------------------------------
 
 cdef inline const NodeRecord* node_at(const RouteView* view, uint32_t unit) noexcept nogil:
     return <const NodeRecord*>(view.nodes + <uint64_t>unit * NODE_UNIT)
@@ -109,7 +109,8 @@ cdef inline const NodeRecord* literal_child(const RouteView* view, const NodeRec
         at = (at + 1) & view.slot_mask
 
 
-cdef void try_entries(Search* search, const EntryRecord* entry, uint32_t count, const char* rest, uint32_t captured) noexcept nogil:
+cdef void try_entries(Search* search, const EntryRecord* entry, uint32_t count, const char* rest,
+                      uint32_t captured) noexcept nogil:
     """Takes the first entry of a group whose predicates hold, unless something better has been found already."""
     cdef const RouteView* view = search.view
     cdef const EntryRecord* end = entry + count
@@ -171,6 +172,12 @@ cdef void search_path(Search* search, const NodeRecord* node, const char* at, ui
     try_entries(search, entries + node.end_count + node.more_count, node.any_count, at, captured)
 
 
+cdef inline int edge_fits(const RouteView* view, const EdgeRecord* edge, const char* start, const char* stop,
+                          Slice* value) noexcept nogil:
+    return segment_fits(edge.kind, view.strings + edge.prefix, edge.prefix_length, view.strings + edge.suffix,
+                        edge.suffix_length, start, stop, value)
+
+
 cdef void follow_edges(Search* search, const NodeRecord* node, const char* at, const char* stop, uint32_t captured,
                        uint32_t depth) noexcept nogil:
     cdef const RouteView* view = search.view
@@ -179,8 +186,7 @@ cdef void follow_edges(Search* search, const NodeRecord* node, const char* at, c
     if captured >= CAPTURES_MAX:
         return
     while edge.min_rank < search.best_rank:
-        if edge.kind < EDGE_END and segment_fits(edge.kind, view.strings + edge.prefix, edge.prefix_length, view.strings + edge.suffix,
-                                                 edge.suffix_length, at, stop, value):
+        if edge.kind < EDGE_END and edge_fits(view, edge, at, stop, value):
             search_path(search, node_at(view, edge.node), stop + 1 if stop < search.path_end else NULL, captured + 1, depth + 1)
         if edge.last:
             return
@@ -223,8 +229,7 @@ cdef void search_host(Search* search, const NodeRecord* node, const char* stop, 
                 search.captures[captured].data = search.host_start
                 search.captures[captured].length = <uint32_t>(stop - search.host_start)
                 search_path(search, child, first_segment(search.request), captured + 1, depth + 1)
-        elif segment_fits(edge.kind, view.strings + edge.prefix, edge.prefix_length, view.strings + edge.suffix, edge.suffix_length,
-                          start, stop, &search.captures[captured]):
+        elif edge_fits(view, edge, start, stop, &search.captures[captured]):
             search_host(search, child, next_stop, captured + 1, depth + 1)
         if edge.last:
             return
@@ -279,7 +284,7 @@ cdef inline void fill(const Search* search, RouteMatch* match) noexcept nogil:
             match.param_count += 1
 
 
-# ---- the Python face ----------------------------------------------------------------------------------------------------------------
+# ---- the Python face ----------------------------------------------------------------------------------------------------------
 
 cdef bytes octets(object text):
     return text if isinstance(text, bytes) else text.encode()
@@ -347,13 +352,12 @@ cdef class Matcher:
         cdef uint32_t i
         for i in range(match.param_count):
             name = match.params[i].name.data[:match.params[i].name.length]
-            params[name.decode()] = match.params[i].value.data[:match.params[i].value.length]
+            params[name.decode("utf-8", "replace")] = match.params[i].value.data[:match.params[i].value.length]
         return Match(None if match.frontend == NO_INDEX else match.frontend, params)
 
     def match_many(self, list requests not None, uint32_t rounds=1):
-        """(seconds per match, matches): matches (host, path) pairs `rounds` times over; what a benchmark can time without Python."""
+        """(seconds a match, number matched): times (host, path) pairs, `rounds` times over, without Python between."""
         cdef uint64_t count = len(requests), found = 0, i
-        cdef uint32_t _r
         cdef RouteRequest* prepared = <RouteRequest*>calloc(count + 1, sizeof(RouteRequest))
         cdef RouteMatch match
         cdef double start
@@ -366,7 +370,7 @@ cdef class Matcher:
             prepared[i].method = slice_of(b"GET")
         start = monotonic()
         with nogil:
-            for _r in range(rounds):
+            for _ in range(rounds):
                 for i in range(count):
                     route_match(self.table, prepared + i, &match)
                     found += match.frontend != NO_INDEX

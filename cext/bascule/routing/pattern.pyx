@@ -20,6 +20,10 @@ cdef struct Parameter:
     uint16_t name_length
 
 
+cdef inline bint is_letter(char c) noexcept:
+    return c'a' <= c <= c'z' or c'A' <= c <= c'Z' or c == c'_'
+
+
 cdef int read_parameter(Expression* e, Argument* argument, const char* open_, const char* end, Parameter* out,
                         const char** after) except -1:
     """Reads "<name>", "<int:name>" or "<path:name>" starting at `open_`."""
@@ -40,7 +44,7 @@ cdef int read_parameter(Expression* e, Argument* argument, const char* open_, co
         out.name = colon + 1
     out.name_length = <uint16_t>(close - out.name)
     at = out.name
-    while at < close and (c'a' <= at[0] <= c'z' or c'A' <= at[0] <= c'Z' or at[0] == c'_' or (at > out.name and c'0' <= at[0] <= c'9')):
+    while at < close and (is_letter(at[0]) or (at > out.name and c'0' <= at[0] <= c'9')):
         at += 1
     if at != close or out.name_length == 0 or out.name_length > 64:
         expression_fail(e, "bad parameter name", position, "use up to 64 letters, digits and '_', not starting with a digit")
@@ -84,8 +88,8 @@ cdef int read_segment(Expression* e, Argument* argument, const char* start, cons
 cdef void finish(Pattern* pattern) noexcept:
     """Counts captures and literal bytes, and makes the specificity keys.
 
-    Keys compare like the kinds one after the other, from the root of the path (the right end of the host) on: literal or exact end 7,
-    parameter with literal text <int> 6 and <string> 5, <int> 4, <string> 3, "more must follow" 2, "anything may follow" 1.
+    Keys compare like the kinds one after the other, from the root of the path (the right end of the host) on: literal or exact
+    end 7, parameter with literal text <int> 6 and <string> 5, <int> 4, <string> 3, "more must follow" 2, "anything may follow" 1.
     Two patterns that match one request and have equal keys differ at most in the literal text inside segments with parameters.
     """
     cdef uint32_t i
@@ -153,8 +157,8 @@ cdef int check_canonical(Expression* e, Argument* argument, const char* text, ui
     cdef int result = path_canonical(text, length, out, &out_length)
     if result == PATH_REFUSED:
         expression_fail(e, "no valid path", argument.position,
-                        "percent-encode what may not stand in a path (a space is %20); encoded slashes, backslashes, NUL and '..' "
-                        "above the root are refused in requests too")
+                        "percent-encode what may not stand in a path (a space is %20); encoded slashes, backslashes, "
+                        "NUL and '..' above the root are refused in requests too")
     elif result != PATH_CANONICAL and (out_length != length or memcmp(out, text, length) != 0):
         expression_fail(e, "path not in canonical form", argument.position, f"write {out[:out_length].decode()}")
     return 0
@@ -224,8 +228,9 @@ cdef int check_host(Expression* e, Argument* argument) except -1:
             if i > 0 or argument.length < 3 or argument.text[1] != c'.':
                 expression_fail(e, "'*' is not the whole first label", argument.position + i,
                                 'write *.example.com, or "<name>" for one label; leave Host out to match any host')
-        elif not (c'a' <= c <= c'z' or c'A' <= c <= c'Z' or c'0' <= c <= c'9' or c == c'-' or c == c'.' or c == c'_'):
-            expression_fail(e, f"character {chr(<uint8_t>c)!r} in a host", argument.position + i, "use letters, digits, '-' and '.'")
+        elif not (is_letter(c) or c'0' <= c <= c'9' or c == c'-' or c == c'.'):
+            expression_fail(e, f"character {chr(<uint8_t>c)!r} in a host", argument.position + i,
+                            "use letters, digits, '-' and '.'")
     return 0
 
 

@@ -1,7 +1,8 @@
 """PCRE2, resolved from libpcre2-8.so.0 with dlopen when the first regexp is met: no header and no link-time dependency.
 
-Owner of a PcreCode: the RouteTable that compiled it; dies by pcre_free. A PcreScratch holds what matching needs (match data, limits, JIT
-stack), so that pcre_matches allocates nothing; it belongs to one RouteTable, is used by one thread, and dies by pcre_scratch_free.
+Owner of a PcreCode: the RouteTable that compiled it; dies by pcre_free. A PcreScratch holds what matching needs (match data,
+limits, JIT stack), so that pcre_matches allocates nothing; it belongs to one RouteTable, is used by one thread, and dies by
+pcre_scratch_free.
 """
 
 from libc.stdint cimport uint32_t
@@ -20,7 +21,8 @@ cdef struct PcreCode
 cdef struct PcreScratch
 
 cdef int pcre_available() noexcept nogil                           # 1 after the library has been found and resolved
-cdef PcreCode* pcre_compile(const char* pattern, uint32_t length, bint caseless, bint jit) noexcept nogil  # NULL: bad or no memory
+# NULL: not a regexp, too large, no library, or no memory
+cdef PcreCode* pcre_compile(const char* pattern, uint32_t length, bint caseless, bint jit) noexcept nogil
 cdef void pcre_free(PcreCode* code) noexcept nogil
 cdef PcreScratch* pcre_scratch_new() noexcept nogil
 cdef void pcre_scratch_free(PcreScratch* scratch) noexcept nogil

@@ -98,8 +98,8 @@ cdef int pcre_available() noexcept nogil:
 
 
 cdef uint32_t options(bint caseless) noexcept nogil:
-    cdef uint32_t bits = (PCRE2_NEVER_UTF | PCRE2_NEVER_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_NO_AUTO_CAPTURE | PCRE2_DOLLAR_ENDONLY
-                          | PCRE2_DOTALL)
+    cdef uint32_t bits = (PCRE2_NEVER_UTF | PCRE2_NEVER_UCP | PCRE2_NEVER_BACKSLASH_C | PCRE2_NO_AUTO_CAPTURE
+                          | PCRE2_DOLLAR_ENDONLY | PCRE2_DOTALL)
     return bits | PCRE2_CASELESS if caseless else bits
 
 
@@ -193,7 +193,8 @@ def check(bytes pattern not None, bint caseless=False):
     code = functions.compile(<const char*>pattern, len(pattern), options(caseless), &error, &offset, NULL)
     if code == NULL:
         functions.get_error_message(error, message, sizeof(message))
-        return (f"bad regexp: {(<bytes>message).decode('ascii', 'replace')}", <object>offset, "see pcre2pattern(3) for the syntax")
+        return (f"bad regexp: {(<bytes>message).decode('ascii', 'replace')}", <object>offset,
+                "see pcre2pattern(3) for the syntax")
     functions.pattern_info(code, PCRE2_INFO_SIZE, &size)
     functions.code_free(code)
     if size > COMPILED_BYTES_MAX:

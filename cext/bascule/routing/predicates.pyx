@@ -6,8 +6,8 @@ from libc.string cimport memchr, memcmp
 from bascule.routing.layout cimport (
     CAPTURES_MAX, PREDICATE_CLIENT_IP, PREDICATE_HEADER, PREDICATE_HEADER_IS, PREDICATE_HEADER_PATTERN, PREDICATE_HEADER_REGEXP,
     PREDICATE_HOST, PREDICATE_HOST_REGEXP, PREDICATE_METHOD, PREDICATE_PATH, PREDICATE_PATH_REGEXP,
-    PREDICATE_QUERY, PREDICATE_QUERY_IS, PREDICATE_QUERY_REGEXP, SEGMENT_INT, SEGMENT_LITERAL, TAIL_END, TAIL_MORE, PredicateRecord,
-    SegmentRecord,
+    PREDICATE_QUERY, PREDICATE_QUERY_IS, PREDICATE_QUERY_REGEXP, SEGMENT_INT, SEGMENT_LITERAL, TAIL_END, TAIL_MORE,
+    PredicateRecord, SegmentRecord,
 )
 from bascule.routing.match cimport HeaderSlice, RouteRequest, Slice
 from bascule.routing.pcre cimport SUBJECT_BYTES_MAX, pcre_matches
@@ -68,7 +68,7 @@ cdef int forward_pattern(const RouteView* view, const PredicateRecord* record, c
     if record.tail == TAIL_MORE:
         if at == NULL:
             return 0
-        if count[0] < CAPTURES_MAX:
+        if record.prefix and count[0] < CAPTURES_MAX:
             captures[count[0]].data = at
             captures[count[0]].length = <uint32_t>(end - at)
             count[0] += 1
@@ -218,7 +218,7 @@ cdef int query_regexp(const RouteView* view, const PredicateRecord* record, cons
 
 
 cdef int client_ip_holds(const RouteView* view, const PredicateRecord* record, const uint8_t* address) noexcept nogil:
-    """An IPv6 network does not hold IPv4 clients, unless it is written inside ::ffff:0:0/96; clients without address are in none."""
+    """An IPv6 network does not hold IPv4 clients, unless it is inside ::ffff:0:0/96; a client without address is in none."""
     cdef const uint8_t* network = <const uint8_t*>view.strings + record.value
     cdef uint32_t whole = record.prefix >> 3, bits = record.prefix & 7
     if memcmp(address, b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 16) == 0:

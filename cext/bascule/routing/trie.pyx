@@ -1,7 +1,7 @@
 """Ranks clauses, builds the trie over them and writes the ROUTES sections (contract: trie.pxd, layout.pxd).
 
-Clauses are put into the trie in the order of their ranks. So the first one to make a node has the least rank below it, lists grow at
-their ends, parents come before children, and the same clauses always give the same bytes.
+Clauses are put into the trie in the order of their ranks. So the first one to make a node has the least rank below it, lists grow
+at their ends, parents come before children, and the same clauses always give the same bytes.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -12,14 +12,15 @@ from libc.string cimport memcmp, memcpy, memset
 from bascule.routing.clauses cimport HOST_ANY, HOST_EXACT, Clause, Clauses, Piece
 from bascule.routing.intern cimport Interner, grow
 from bascule.routing.layout cimport (
-    EDGE_END, EDGE_MORE, ENTRY_REST, NODE_UNIT, PREDICATE_HOST_REGEXP, ROUTES_EDGES, ROUTES_HEADER, ROUTES_LAYOUT_VERSION, ROUTES_NODES,
-    ROUTES_PREDICATES, ROUTES_REFS, ROUTES_SEGMENTS, ROUTES_SLOTS, ROUTES_STRINGS, SEGMENT_LITERAL, TAIL_END, EdgeRecord, EntryRecord,
-    NodeRecord, PredicateRecord, RouteHeader, SlotRecord, route_hash,
+    EDGE_END, EDGE_MORE, ENTRY_REST, NODE_UNIT, PREDICATE_HOST_REGEXP, ROUTES_EDGES, ROUTES_HEADER, ROUTES_LAYOUT_VERSION,
+    ROUTES_NODES, ROUTES_PREDICATES, ROUTES_REFS, ROUTES_SEGMENTS, ROUTES_SLOTS, ROUTES_STRINGS, SEGMENT_LITERAL, TAIL_END,
+    EdgeRecord, EntryRecord, NodeRecord, PredicateRecord, RouteHeader, SlotRecord, route_hash,
 )
 from bascule.shared.snapshot cimport NO_INDEX
 
 cdef extern from "<stdlib.h>" nogil:
-    void qsort_r(void* base, size_t count, size_t size, int (*compare)(const void*, const void*, void*) noexcept nogil, void* argument)
+    void qsort_r(void* base, size_t count, size_t size, int (*compare)(const void*, const void*, void*) noexcept nogil,
+                 void* argument)
 
 cdef enum:
     NODE_EXACT_HOSTS = 0

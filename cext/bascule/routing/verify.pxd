@@ -1,4 +1,5 @@
-"""Finds and checks the ROUTES sections of an image, so that no content of theirs can make the matcher read outside them or not end.
+"""Finds and checks the ROUTES sections of an image, so that no content of theirs can make the matcher read outside them or not
+end.
 
 Checked: every section's bounds and size; every offset and index; that the nodes form trees (an edge's or slot's target names its
 parent, which comes before it), so a search visits each node at most once; that every edge run ends and the slots have a free one.

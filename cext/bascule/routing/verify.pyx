@@ -6,8 +6,8 @@ from libc.string cimport memset
 
 from bascule.routing.layout cimport (
     CAPTURES_MAX, EDGE_MORE, ENTRY_REST, NODE_UNIT, PREDICATE_CLIENT_IP, PREDICATE_HOST_REGEXP, PREDICATE_KINDS, ROUTES_EDGES,
-    ROUTES_HEADER, ROUTES_LAYOUT_VERSION, ROUTES_NODES, ROUTES_PREDICATES, ROUTES_REFS, ROUTES_SEGMENTS, ROUTES_SLOTS, ROUTES_STRINGS,
-    SEGMENT_INT, SEGMENT_STRING, TAIL_ANY, EdgeRecord, EntryRecord, NodeRecord, PredicateRecord, RouteHeader,
+    ROUTES_HEADER, ROUTES_LAYOUT_VERSION, ROUTES_NODES, ROUTES_PREDICATES, ROUTES_REFS, ROUTES_SEGMENTS, ROUTES_SLOTS,
+    ROUTES_STRINGS, SEGMENT_INT, SEGMENT_STRING, TAIL_ANY, EdgeRecord, EntryRecord, NodeRecord, PredicateRecord, RouteHeader,
     SegmentRecord, SlotRecord,
 )
 from bascule.routing.view cimport RouteView
@@ -33,7 +33,8 @@ cdef bint locate(const uint8_t* image, uint64_t size, RouteView* view) noexcept 
     view.nodes = section(image, size, ROUTES_NODES, NODE_UNIT, &units)
     view.slots = <const SlotRecord*>section(image, size, ROUTES_SLOTS, sizeof(SlotRecord), &slots)
     view.edges = <const EdgeRecord*>section(image, size, ROUTES_EDGES, sizeof(EdgeRecord), &view.edge_count)
-    view.predicates = <const PredicateRecord*>section(image, size, ROUTES_PREDICATES, sizeof(PredicateRecord), &view.predicate_count)
+    view.predicates = <const PredicateRecord*>section(image, size, ROUTES_PREDICATES, sizeof(PredicateRecord),
+                                                      &view.predicate_count)
     view.segments = <const SegmentRecord*>section(image, size, ROUTES_SEGMENTS, sizeof(SegmentRecord), &view.segment_count)
     view.refs = <const uint32_t*>section(image, size, ROUTES_REFS, sizeof(uint32_t), &view.ref_count)
     view.strings = <const char*>section(image, size, ROUTES_STRINGS, 1, &view.strings_size)

@@ -1,6 +1,7 @@
 """A worker's view of the ROUTES sections: checked pointers, and the compiled regexps beside them.
 
-Owner: the RouteTable it is part of. Writers: routes_locate and route_table_open. Dies with the RouteTable, before the image is unmapped.
+Owner: the RouteTable it is part of. Writers: routes_locate and route_table_open. Dies with the RouteTable, before the image is
+unmapped.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t

@@ -23,6 +23,10 @@ cdef enum:
     IMAGE_HEADER_SIZE = 512
     IMAGE_SECTIONS_MAX = 24
     NO_INDEX = 0xFFFFFFFF
+    # Bounds of the engine that the configuration must keep; change/compile.pyx refuses to be imported beside a model that says otherwise.
+    HEAD_BYTES_BOUND = 29696      # 29 KiB: a composed head with our own lines must fit one buffer (engine/memory.pxd, BUF_BYTES)
+    HOLDINGS_MAX = 4              # concurrency limits of one frontend: Exchange.limit_handles
+    FRONTEND_MIDDLEWARES_MAX = 32
 
 cdef enum ImageSection:
     SECTION_STRINGS = 0
@@ -66,8 +70,8 @@ cdef struct ListenerRecord:       # 72 bytes
     uint32_t keepalive_timeout_ms  # idle between requests
     uint32_t body_timeout_ms      # longest silence inside a request body, or a response the client does not read
     uint32_t body_rate_min        # bytes a second, averaged from the first body byte, after body_timeout; 0 = off
-    uint32_t head_bytes_max       # request head, 431 beyond
-    uint32_t uri_bytes_max        # request target, 414 beyond
+    uint32_t head_bytes_max       # request head, 431 beyond; 1..HEAD_BYTES_BOUND
+    uint32_t uri_bytes_max        # request target, 414 beyond; 1..HEAD_BYTES_BOUND
     uint32_t connections_max      # of one worker; 0 = bounded by descriptors alone
     uint32_t connections_per_address_max  # of one worker; 0 = off
     uint32_t flags                # LISTENER_*
@@ -113,7 +117,7 @@ cdef struct FrontendRecord:       # 40 bytes
     uint32_t stat_slot
     uint32_t backend              # SECTION_BACKENDS index
     uint32_t first_middleware     # SECTION_MIDDLEWARES[first : + count], in order of application
-    uint32_t middleware_count
+    uint32_t middleware_count     # at most FRONTEND_MIDDLEWARES_MAX, of them HOLDINGS_MAX concurrency limits
     int32_t priority
     uint32_t flags                # FRONTEND_*
     uint64_t body_bytes_max       # 0 = the listener's

@@ -149,6 +149,8 @@ cdef bint address_valid(const Snapshot* snapshot, Str address, uint64_t strings_
 
 cdef bint listener_valid(const Snapshot* snapshot, uint32_t i, uint64_t strings_size) noexcept nogil:
     cdef const ListenerRecord* listener = &snapshot.listeners[i]
+    if not 1 <= listener.head_bytes_max <= HEAD_BYTES_BOUND or not 1 <= listener.uri_bytes_max <= HEAD_BYTES_BOUND:
+        return False
     return id_inside(listener.id, strings_size) and range_inside(
         listener.first_network, listener.network_count, snapshot.network_count)
 
@@ -182,11 +184,17 @@ cdef bint server_valid(const Snapshot* snapshot, uint32_t i, uint64_t strings_si
 
 cdef bint frontend_valid(const Snapshot* snapshot, uint32_t i, uint64_t strings_size) noexcept nogil:
     cdef const FrontendRecord* frontend = &snapshot.frontends[i]
-    if not id_inside(frontend.id, strings_size):
+    cdef uint32_t holdings = 0
+    cdef uint32_t j
+    if not id_inside(frontend.id, strings_size) or frontend.middleware_count > FRONTEND_MIDDLEWARES_MAX:
         return False
     if frontend.backend >= snapshot.backend_count and not frontend.flags & FRONTEND_WAITING:
         return False
-    return range_inside(frontend.first_middleware, frontend.middleware_count, snapshot.middleware_count)
+    if not range_inside(frontend.first_middleware, frontend.middleware_count, snapshot.middleware_count):
+        return False
+    for j in range(frontend.middleware_count):
+        holdings += snapshot.middlewares[frontend.first_middleware + j].type == MIDDLEWARE_CONCURRENCY_LIMIT
+    return holdings <= HOLDINGS_MAX
 
 
 cdef bint middleware_valid(const Snapshot* snapshot, uint32_t i, uint64_t strings_size) noexcept nogil:

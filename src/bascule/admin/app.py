@@ -22,7 +22,7 @@ class Status:
     async def on_get(self, request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
         """Ask every worker, then answer with what is known."""
         await self._control.master.publisher.reports()
-        _answer(response, self._control.status())
+        _answer(response, await self._control.status())
 
 
 class Metrics:
@@ -35,7 +35,7 @@ class Metrics:
     async def on_get(self, request: falcon.asgi.Request, response: falcon.asgi.Response) -> None:
         """Sum the statistics of all workers."""
         response.content_type = "text/plain; version=0.0.4; charset=utf-8"
-        response.text = self._control.metrics()
+        response.data = await self._control.metrics()
 
 
 class Configuration:

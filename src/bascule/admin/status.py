@@ -64,12 +64,58 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     """Why it did not take the snapshot in force."""
 
 
+class ProcessStatus(msgspec.Struct, frozen=True):
+    """The keeper or the master."""
+
+    pid: int
+    alive: bool = True
+
+
+class Death(msgspec.Struct, frozen=True):
+    """A worker that keeps dying."""
+
+    worker: int
+    deaths: int
+    reason: str
+    restart_in_ms: int = 0
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """One problem of the last reload: bascule.model.problems.Problem as far as it is shown."""
+
+    message: str
+    remedy: str = ""
+    file: str = ""
+    line: int = 0
+
+
+class ReloadOutcome(msgspec.Struct, frozen=True):
+    """How the last reload ended."""
+
+    ok: bool = True
+    problems: tuple[Trouble, ...] = ()
+
+
+class LastReload(msgspec.Struct, frozen=True):
+    """The last reload; `outcome` is None before the first."""
+
+    outcome: ReloadOutcome | None = None
+
+
 class Status(msgspec.Struct, frozen=True):
     """The part of the status document that `render_text` shows; further fields of a decoded document are ignored."""
 
     revision: int
     workers: tuple[WorkerStatus, ...] = ()
     traffic: Traffic = Traffic()
+    configuration: str = ""
+    keeper: ProcessStatus | None = None
+    master: ProcessStatus | None = None
+    warnings: tuple[str, ...] = ()
+    unresolved: dict[str, str] = {}
+    """Host name -> why its last lookup failed."""
+    deaths: tuple[Death, ...] = ()
+    reload: LastReload = LastReload()
 
 
 # ---- document ----
@@ -133,8 +179,8 @@ _COLUMNS = ("requests", "2xx", "3xx", "4xx", "5xx", "in flight", "p50", "p95", "
 
 
 def render_text(status: Status) -> str:
-    """The status as tables for a terminal: workers, then the objects in the order of a request's way."""
-    sections = [f"revision {status.revision}\n", _workers_table(status)]
+    """The status for a terminal: what is wrong, workers, then the objects in the order of a request's way."""
+    sections = [_headline(status), _notes(status), _workers_table(status)]
     traffic = status.traffic
     for title, objects in (
         ("listener", traffic.listeners),
@@ -149,6 +195,30 @@ def render_text(status: Status) -> str:
             f"{traffic.latencies_lost} latencies found no room in the histograms and are missing in the quantiles.\n"
         )
     return "\n".join(section for section in sections if section)
+
+
+def _headline(status: Status) -> str:
+    parts = [f"revision {status.revision}" + (f" of {status.configuration}" if status.configuration else "")]
+    for name, process in (("keeper", status.keeper), ("master", status.master)):
+        if process is not None:
+            parts.append(f"{name} {process.pid}" if process.alive else f"{name} {process.pid} is gone")
+    return ", ".join(parts) + "\n"
+
+
+def _notes(status: Status) -> str:
+    """What an operator should know, one line each; empty when all is well."""
+    lines = []
+    outcome = status.reload.outcome
+    if outcome is not None and not outcome.ok:
+        lines.append("the last reload failed; what was in force stays:")
+        for problem in outcome.problems:
+            place = ":".join(str(part) for part in (problem.file, problem.line) if part)
+            lines.append("  " + ": ".join(part for part in (place, problem.message) if part))
+            lines += [f"      {problem.remedy}"] if problem.remedy else []
+    lines += [text for warning in status.warnings for text in warning.splitlines()[:1]]
+    lines += [f"{name} cannot be looked up: {reason}" for name, reason in sorted(status.unresolved.items())]
+    lines += [f"worker {death.worker} has died {death.deaths} times: {death.reason}" for death in status.deaths]
+    return "\n".join([*lines, ""]) if lines else ""
 
 
 def _workers_table(status: Status) -> str:

@@ -29,7 +29,7 @@ def check_file(path: str | os.PathLike[str]) -> CheckReport:
     try:
         loaded = load(path)
     except Unloadable as error:
-        return CheckReport(tuple(_with_routes(error, os.fspath(path))), None, None)
+        return CheckReport(tuple(with_routes(error, os.fspath(path))), None, None)
     compiled = compile_offline(loaded.tree)
     found = compiled_problems(compiled)
     if found:
@@ -99,7 +99,7 @@ def compiled_problems(compiled: CompiledSnapshot) -> list[Problem]:
     return problems
 
 
-def _with_routes(error: Unloadable, file: str) -> list[Problem]:
+def with_routes(error: Unloadable, file: str) -> list[Problem]:
     """Return the problems of a file that did not load, and those of the routes that could be decoded."""
     problems = list(error.problems)
     if error.partial is None:

@@ -12,9 +12,12 @@ import msgspec
 from bascule.model.tree import Tree
 from bascule.routing.compile import RouteCompiler
 from bascule.routing.errors import RouteError
+from bascule.routing.explain import why_before
 from bascule.routing.image import wrap_sections
 from bascule.routing.match import Matcher
 from bascule.routing.path import canonical
+from bascule.routing.reference import Clause, Route, clauses_of, evaluate, ranked
+from bascule.routing.reference import Request as PlainRequest
 
 
 class RequestError(ValueError):
@@ -87,7 +90,7 @@ def contenders(tree: Tree, request: Request, most: int = 10) -> list[Contender]:
                 priority=frontend.priority,
                 backend=frontend.backend,
                 params=params,
-                why=_why(tree, ranking[-1].frontend if ranking else None, name),
+                why=_why(tree, ranking[-1].frontend, name, request) if ranking else "",
             )
         )
         names.remove(name)
@@ -122,9 +125,7 @@ def _matches(tree: Tree, names: Sequence[str], request: Request) -> tuple[str, d
     return names[match.frontend], {key: value.decode("utf-8", "replace") for key, value in match.params.items()}
 
 
-def _why(tree: Tree, winner: str | None, name: str) -> str:
-    if winner is None:
-        return ""
+def _why(tree: Tree, winner: str, name: str, request: Request) -> str:
     before, after = tree.frontends[winner], tree.frontends[name]
     if before.priority != after.priority:
         return f"priority {after.priority} is below {before.priority}"
@@ -133,4 +134,17 @@ def _why(tree: Tree, winner: str | None, name: str) -> str:
     compiler.add(1, name, after.route, after.priority)
     if compiler.conflicts():
         return f"the same route; the id {winner!r} comes first"
-    return "its route is less specific"
+    first, second = _clause(tree, winner, request), _clause(tree, name, request)
+    if first is None or second is None:
+        return "its route is less specific"
+    return f"{winner} comes first: {why_before(first, second)}"
+
+
+def _clause(tree: Tree, name: str, request: Request) -> Clause | None:
+    """The most specific alternative of a route that the request fits, as the plain matcher ranks them."""
+    frontend = tree.frontends[name]
+    route = Route(0, name, frontend.route, frontend.priority)
+    asked = PlainRequest(
+        request.method, request.host, request.path, request.query, tuple(request.headers), request.client_ip
+    )
+    return next((clause for clause in ranked(clauses_of(route)) if not evaluate(clause, asked)[1]), None)

@@ -14,7 +14,7 @@ from bascule.change.validate_middleware import middleware_problems
 from bascule.model import limits
 from bascule.model.problems import Path, Problem, did_you_mean
 from bascule.model.quantities import duration_ms, size_bytes
-from bascule.model.tree import Backend, Frontend, Listener, Record, Server, Settings, Tree
+from bascule.model.tree import Backend, ConcurrencyLimit, Frontend, Listener, Record, Server, Settings, Tree
 
 _ID_REMEDY: Final = f"use 1 to {limits.ID_LENGTH_MAX} of A-Z a-z 0-9 . _ -"
 _LISTENER_TIMEOUTS: Final = ("header_timeout", "keepalive_timeout", "body_timeout")
@@ -269,6 +269,14 @@ def _middlewares(frontend: Frontend, path: Path) -> Iterator[Problem]:
             path=path,
             message=f"{len(middlewares)} middlewares; one frontend has at most {limits.MIDDLEWARES_PER_FRONTEND_MAX}",
             remedy="remove some, or use `limits` to put several periods into one",
+        )
+    held = [name for name, middleware in middlewares.items() if isinstance(middleware, ConcurrencyLimit)]
+    if len(held) > limits.CONCURRENCY_LIMITS_PER_FRONTEND_MAX:
+        yield Problem(
+            path=path,
+            message=f"{len(held)} concurrency limits; one frontend has at most "
+            f"{limits.CONCURRENCY_LIMITS_PER_FRONTEND_MAX}",
+            remedy=f"remove {held[-1]!r} or another of them",
         )
     for name, middleware in middlewares.items():
         yield from middleware_problems(middleware, (*path, name))

@@ -3,9 +3,13 @@
 import http.client
 import os
 import socket
+import time
 from typing import Any
 
 import msgspec
+
+START_PATIENCE_S = 5.0
+"""A load balancer serves before its admin socket is open: a command right behind `bascule run &` waits so long."""
 
 
 class AdminError(Exception):
@@ -33,6 +37,7 @@ class _Connection(http.client.HTTPConnection):
 
 def request(socket_path: str, method: str, path: str, *, timeout_s: float) -> dict[str, Any]:
     """Return the JSON object of an answer; AdminError when there is none, or it is an error without a JSON object."""
+    _await_socket(socket_path)
     connection = _Connection(socket_path, timeout_s)
     try:
         connection.request(method, path)
@@ -60,3 +65,9 @@ def request(socket_path: str, method: str, path: str, *, timeout_s: float) -> di
             f"{method} {path}: {response.status} {response.reason}", "look at the log of the load balancer"
         )
     return answer
+
+
+def _await_socket(socket_path: str) -> None:
+    deadline_s = time.monotonic() + START_PATIENCE_S
+    while not os.path.exists(socket_path) and time.monotonic() < deadline_s:
+        time.sleep(0.05)

@@ -98,7 +98,7 @@ class Demo:
         log = (self.directory / "bascule.log").open("ab")
         command = ["run", "-c", str(self.config), "--state", str(self.state), "--workers", str(self.workers)]
         self.balancer = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bascule", *command, stdout=log, stderr=log, start_new_session=True
+            sys.executable, "-P", "-m", "bascule", *command, stdout=log, stderr=log, start_new_session=True
         )
         log.close()
         await self.wait_answer()
@@ -110,7 +110,7 @@ class Demo:
     async def start_origin(self, server: Server) -> None:
         """Start one origin and wait until it listens."""
         server.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bascule.demo.origin",
+            sys.executable, "-P", "-m", "bascule.demo.origin",
             "--name", server.name, "--version", server.version, "--port", str(server.port),
             stdout=asyncio.subprocess.PIPE, start_new_session=True,
         )  # fmt: skip

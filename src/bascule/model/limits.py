@@ -13,8 +13,8 @@ DURATION_MAX_MS: Final = 7 * 24 * 3600 * 1000
 
 HEADER_BYTES_DEFAULT: Final = 16 * 1024
 HEADER_BYTES_MIN: Final = 1024
-HEADER_BYTES_MAX: Final = 32 * 1024
-"""A head must fit one buffer of the engine."""
+HEADER_BYTES_MAX: Final = 29 * 1024
+"""A head must fit one buffer of the engine (32 KiB), and with it the lines that are added on its way: HEAD_BYTES_BOUND."""
 URI_BYTES_DEFAULT: Final = 8 * 1024
 URI_BYTES_MIN: Final = 256
 
@@ -31,6 +31,8 @@ VERSION_BYTES_MAX: Final = 128
 RATES_PER_LIMIT_MAX: Final = 4
 """MiddlewareRecord.rates has four places."""
 MIDDLEWARES_PER_FRONTEND_MAX: Final = 32
+CONCURRENCY_LIMITS_PER_FRONTEND_MAX: Final = 4
+"""An exchange remembers what it holds in four places: HOLDINGS_MAX."""
 REQUESTS_MAX: Final = 1_000_000_000
 BURST_MAX: Final = 1_000_000_000
 PERIOD_MAX_MS: Final = 366 * 24 * 3600 * 1000
@@ -57,6 +59,7 @@ assert DURATION_MAX_MS < 1 << 31
 assert HEADER_BYTES_MIN <= HEADER_BYTES_DEFAULT <= HEADER_BYTES_MAX
 assert URI_BYTES_MIN <= URI_BYTES_DEFAULT < HEADER_BYTES_DEFAULT, "the request target is a part of the head"
 assert URI_BYTES_MIN < HEADER_BYTES_MIN
+assert CONCURRENCY_LIMITS_PER_FRONTEND_MAX <= MIDDLEWARES_PER_FRONTEND_MAX
 assert WEIGHT_MAX < 1 << 16, "ServerRecord.weight is uint16"
 assert PRIORITY_MAX < 1 << 31, "FrontendRecord.priority is int32"
 assert REQUESTS_MAX < 1 << 32, "RateSpec.requests is uint32"

@@ -52,7 +52,7 @@ class Listener(Record, frozen=True):
         int,
         Meta(ge=0, le=limits.BODY_RATE_MAX_BYTES, description="Slowest average body rate, bytes/s; 0 is no minimum."),
     ] = 0
-    max_header_bytes: Annotated[Size, Meta(description="Longest request head; 431 beyond it. At most 32KiB.")] = "16KiB"
+    max_header_bytes: Annotated[Size, Meta(description="Longest request head; 431 beyond it. At most 29KiB.")] = "16KiB"
     max_uri_bytes: Annotated[Size, Meta(description="Longest request target; 414 beyond it.")] = "8KiB"
     max_body_bytes: Annotated[Size, Meta(description="Longest request body; 413 beyond it. 0 is no limit.")] = 0
     max_connections: Annotated[

@@ -141,5 +141,11 @@ def load(options: dict[str, Any]) -> Configuration:
         return Configuration(tree, _PROXY_ORIGIN)
     from bascule.store import file
 
-    loaded = file.load(options["config"])
+    try:
+        loaded = file.load(options["config"])
+    except file.Unloadable as error:
+        from bascule.change.check import with_routes
+        from bascule.model.problems import ConfigError
+
+        raise ConfigError(with_routes(error, options["config"])) from None
     return Configuration(loaded.tree, options["config"], loaded)

@@ -12,7 +12,7 @@ import msgspec
 import uvloop
 
 from bascule.admin.metrics import render_metrics
-from bascule.admin.status import WorkerStatus, build_traffic
+from bascule.admin.status import Traffic, WorkerStatus, build_traffic
 from bascule.change.resolve import Resolver, names_of
 from bascule.model.problems import ConfigError, Problem
 from bascule.model.quantities import duration_ms
@@ -269,14 +269,15 @@ class Control:
 
     # ---- views
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """Return the status document: bascule.admin.status.Status, and how the processes are."""
         master, publisher = self.master, self.master.publisher
+        traffic = await asyncio.to_thread(_traffic, master.regions[0])
         workers = [_worker_status(worker) for _, worker in sorted(publisher.workers.items())]
         return {
             "revision": publisher.revision,
             "workers": workers,
-            "traffic": build_traffic(Reader(master.regions[0])),
+            "traffic": traffic,
             "ready": master.ready,
             "configuration": master.in_force.origin if master.in_force else "",
             "warnings": [warning.render() for warning in master.in_force.warnings] if master.in_force else [],
@@ -291,14 +292,15 @@ class Control:
             "reload": {"count": self.reloads, "at": self.last_reload_at, "outcome": self.last_outcome},
         }
 
-    def metrics(self) -> str:
-        """Return the statistics for Prometheus."""
+    async def metrics(self) -> bytes:
+        """Return the statistics for Prometheus. Rendered by a thread: the time grows with the number of objects, and
+        reloads and acknowledgements do not wait for it."""
         publisher = self.master.publisher
         workers = [
             WorkerStatus(number, worker.pid, worker.state, worker.revision, worker.refused)
             for number, worker in sorted(publisher.workers.items())
         ]
-        return render_metrics(Reader(self.master.regions[0]), revision=publisher.revision, workers=workers)
+        return await asyncio.to_thread(_metrics, self.master.regions[0], publisher.revision, workers)
 
     # ---- life
 
@@ -373,6 +375,14 @@ def _worker_status(worker: WorkerView) -> dict[str, Any]:
         "engine": report.get("engine", {}),
         "live_objects": report.get("live_objects", {}),
     }
+
+
+def _traffic(statistics_fd: int) -> Traffic:
+    return build_traffic(Reader(statistics_fd))
+
+
+def _metrics(statistics_fd: int, revision: int, workers: list[WorkerStatus]) -> bytes:
+    return render_metrics(Reader(statistics_fd), revision=revision, workers=workers).encode()
 
 
 def _memfd(image: bytes) -> int:

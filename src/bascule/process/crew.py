@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 STARTING, SERVING, RETIRING = "starting", "serving", "retiring"
 SILENCE_MAX_S = 30.0
-"""A worker that has not given its heartbeat (one a second) for this long hangs: its queues are starving. It is
+"""A worker that has not given its heartbeat (every five seconds) for this long hangs: its queues are starving. It is
 replaced."""
 
 KILL_AFTER_S = 2.0

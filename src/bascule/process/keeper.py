@@ -215,6 +215,8 @@ class Keeper:
 
     def _master_died(self, status: int) -> None:
         self._master_pid = 0
+        if self._master_link is not None:
+            self._poller.drain(self._master_link)  # its last words may be why there is nothing to start again
         self._master_silent()
         if self._stopping:
             return
@@ -271,7 +273,7 @@ class Keeper:
         elif kind == "status":
             self._notifier.send(f"STATUS={message['status']}")
         elif kind == "fatal":
-            self._fatal(message["message"])
+            self._fatal(message["reason"], message["status"])
 
     def _apply_settings(self, message: dict[str, Any]) -> None:
         """Take over what the configuration says of the processes, where the command line says nothing."""
@@ -283,11 +285,11 @@ class Keeper:
             self._crew.resize(workers)
             self._tell_master({"type": "target", "workers": workers})
 
-    def _fatal(self, text: str) -> None:
-        """The first configuration cannot come into force: say why and end, rather than wait for a better one."""
-        self._log.error("cannot start", reason=text.splitlines()[0] if text else "")
-        os.write(2, (text + "\n").encode())
-        self._failed = 1
+    def _fatal(self, reason: str, status: int) -> None:
+        """The first configuration cannot come into force, as the master has said at length: end, rather than wait for
+        a better one."""
+        self._log.error("cannot start", reason=reason)
+        self._failed = status
         self._stop_at_once()
 
     def _changed(self) -> None:

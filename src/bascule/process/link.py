@@ -88,9 +88,7 @@ class Link:
         Raises LinkClosedError when the peer is gone, ValueError for a packet that is no message.
         """
         try:
-            packet, ancillary, flags, _ = self._socket.recvmsg(
-                PACKET_BYTES_MAX, _CONTROL_BYTES, _socket.MSG_CMSG_CLOEXEC
-            )
+            packet, ancillary, flags, _ = self._receive_packet()
         except BlockingIOError:
             return None
         except OSError as error:
@@ -106,6 +104,14 @@ class Link:
         except ValueError:
             _close_all(descriptors)
             raise
+
+    def _receive_packet(self) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
+        """A peer that dies before it has read everything resets the link: the kernel says so once, and only then hands
+        out what the peer said last."""
+        try:
+            return self._socket.recvmsg(PACKET_BYTES_MAX, _CONTROL_BYTES, _socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            return self._socket.recvmsg(PACKET_BYTES_MAX, _CONTROL_BYTES, _socket.MSG_CMSG_CLOEXEC)
 
     def close(self) -> None:
         """Close this end and drop what was not sent. Harmless when repeated."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from bascule.shared.statistics import Directory
 
 CANNOT_START = 3
+FAILURE, USAGE = 1, 2
+REASON_MAX = 2000
 QUIET_S = 0.1
 LINGER_MAX_S = 2.0
 STATISTICS_SLOTS_MIN = 131_072
@@ -238,13 +240,19 @@ def main() -> None:
 
 
 def _fail(master: Master, error: Exception) -> None:
-    """The first configuration cannot come into force: the keeper says why and ends."""
+    """The first configuration cannot come into force: say why, all of it, and have the keeper end."""
     from bascule.model.problems import ConfigError
 
-    if not isinstance(error, ConfigError):
+    text = str(error) or type(error).__name__
+    status = FAILURE
+    if isinstance(error, ConfigError):
+        sys.stderr.write(text + "\n")  # as long as it is: a packet to the keeper has bounds
+        if master.options["command"] == "proxy" and not master.regions and not any(p.file for p in error.problems):
+            status = USAGE  # nothing has been looked at yet but the command line
+    else:
         import traceback
 
         traceback.print_exc()
     if master.keeper is not None:
-        master.tell_keeper({"type": "fatal", "message": str(error)[:60_000] or type(error).__name__})
+        master.tell_keeper({"type": "fatal", "reason": text.splitlines()[0][:REASON_MAX], "status": status})
     sys.exit(CANNOT_START)

@@ -70,6 +70,11 @@ class Poller:
             self._poll.unregister(link.fileno())
             self._writing.discard(link.fileno())
 
+    def drain(self, link: Link) -> None:
+        """Handle what a peer that has died said last; a signal tells of its death before poll(2) tells of that."""
+        if link.fileno() in self._links:
+            self._serve(link.fileno(), select.POLLIN)
+
     def call_later(self, delay_s: float, action: Callable[[], None]) -> Timer:
         """Call `action` once, `delay_s` seconds from now."""
         timer = Timer(time.monotonic() + delay_s, action)

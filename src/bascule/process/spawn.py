@@ -17,8 +17,9 @@ def spawn(module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> 
     The child inherits standard input, output and error, and `descriptors` under the numbers they have here. posix_spawn
     does not copy the keeper's memory map, and the interpreter is given a statement instead of `-m`, which would import
     `runpy`. It does not run `site` (-S): that costs 7 ms of CPU, more where a package hooks into it with a .pth file,
-    and all it would find is the path, which the child is given as the keeper has it. No parent-death signal is set:
-    workers and master serve on when their keeper is killed.
+    and all it would find is the path, which the child is given as the keeper has it. `-P`: a `json.py` in the directory
+    that the keeper was started in is not ours to import. No parent-death signal is set: workers and master serve on
+    when their keeper is killed.
     """
     command = [sys.executable, "-SPc", f"from {module} import main; main()", *arguments]
     for descriptor in descriptors:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from bascule.engine.engine import Engine
 
-HEARTBEAT_S = 1.0
+HEARTBEAT_S = 5.0
+FLUSH_S = 0.05
 DRAIN_LOOK_S = 0.02
 QUIET_BEFORE_IMPORT_S = 0.25
 DRAIN_TIMEOUT_MS = 30_000
@@ -232,7 +233,8 @@ class Worker:
             self._leave_when_empty(now)
             return DRAIN_LOOK_S
         if not self.draining_until_s:
-            return max(self._next_beat_s - now, 0.0)
+            waiting = any(link is not None and link.wants_write for link in (self.keeper, self.master))
+            return FLUSH_S if waiting else max(self._next_beat_s - now, 0.0)
         assert self.engine is not None
         if self.engine.drained or now >= self.draining_until_s:
             self.ended = True

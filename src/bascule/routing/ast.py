@@ -1,16 +1,16 @@
 """A parsed route expression as plain objects (made by routing/expression.pyx)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
 class Predicate:
-    """One call, such as Host("a.com"); `position` is its 0-based character in the expression and takes no part in equality."""
+    """One call, such as Host("a.com"); `position`, its 0-based character, takes no part in equality."""
 
     name: str
     args: tuple[str, ...]
-    position: int = 0
+    position: int = field(default=0, compare=False)
 
     def __str__(self) -> str:
         """The call as one would write it."""

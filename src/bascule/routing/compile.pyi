@@ -7,9 +7,11 @@ class RouteCompiler:
     """
 
     def add(self, frontend_index: int, frontend_id: str, expression: str, priority: int = 0) -> None:
-        """Adds one route. `frontend_index` is the frontend's record number in the image, `frontend_id` decides between equals.
+        """Adds one route. `frontend_index` is the frontend's record number in the image, `frontend_id` decides between
+        equals.
 
-        Larger `priority` (a signed 32-bit number) wins over everything else. Raises RouteError, and then has added nothing.
+        Larger `priority` (a signed 32-bit number) wins over everything else. Raises RouteError, and then has added
+        nothing.
         """
 
     def conflicts(self) -> list[Conflict]:

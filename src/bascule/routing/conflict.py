@@ -18,6 +18,6 @@ class Conflict:
     def __str__(self) -> str:
         """What is wrong and what to do."""
         return (
-            f"frontends {self.winner_id!r} and {self.loser_id!r} have equal routes; {self.winner_id!r} gets the requests because its id "
-            "comes first: make one route more specific, or give one frontend a priority"
+            f"frontends {self.winner_id!r} and {self.loser_id!r} have equal routes; {self.winner_id!r} gets "
+            "the requests because its id comes first: make one route more specific, or give one frontend a priority"
         )

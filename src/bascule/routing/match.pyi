@@ -22,7 +22,4 @@ class Matcher:
         """
 
     def match_many(self, requests: list[tuple[str, str]], rounds: int = 1) -> tuple[float, int]:
-        """(seconds a match, number matched) of GET requests for (host, path).
-
-        They are matched in order, `rounds` times, without Python between.
-        """
+        """(seconds a match, number matched) of GET requests for (host, path), `rounds` times without Python between."""

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Match(NamedTuple):
-    """`frontend` is the index of the winning frontend, None when no route matched; `params` the values captured by its route."""
+    """`frontend` is the index of the winning frontend, None when no route matched; `params` what its route captured."""
 
     frontend: int | None
     params: dict[str, bytes]

@@ -1,16 +1,19 @@
 r"""Refuses regular expressions that a backtracking matcher could be slow on, before they reach a worker.
 
-A backtracking matcher is linear on a regexp whose every choice is soon decided; it is exponential when a repeated group can match the
-same text in several ways, and polynomial of the degree of the number of open repeats that can trade text with each other. So:
+A backtracking matcher is linear on a regexp whose every choice is soon decided; it is exponential when a repeated group
+can match the same text in several ways, and polynomial of the degree of the number of open repeats that can trade text
+with each other. So:
 
 - back references, recursion, lookaround, conditionals, callouts, verbs: refused (not regular, or not needed to route);
-- an open repeat (`*`, `+`, `{n,}`) or one of more than REPEAT_MAX inside a group that is itself so repeated: refused, `(a+)+` and its kin;
-- alternatives inside a group so repeated: only if each begins with its own literal character, `(ab|cd)*` but not `(a|ab)*`;
+- an open repeat (`*`, `+`, `{n,}`) or one of more than REPEAT_MAX inside a group that is itself so repeated: refused,
+  `(a+)+` and its kin;
+- alternatives inside a group so repeated: only if each begins with its own literal character, `(ab|cd)*` but not
+  `(a|ab)*`;
 - at most OPEN_REPEATS_MAX open repeats in all, and no two side by side on sets that overlap plainly (`.*.*`);
 - counted repeats up to REPEAT_MAX.
 
-What passes is bounded once more by the match limit (routing/pcre.pxd). Source: Davis et al., "The impact of regular expression denial
-of service in practice", ESEC/FSE 2018, section 2 (exponential and polynomial ambiguity).
+What passes is bounded once more by the match limit (routing/pcre.pxd). Source: Davis et al., "The impact of regular
+expression denial of service in practice", ESEC/FSE 2018, section 2 (exponential and polynomial ambiguity).
 """
 
 from dataclasses import dataclass, field
@@ -70,7 +73,7 @@ class _Scanner:
                 self.last_open = None
             elif char == b")":
                 self.at += 1
-                group = self.groups.pop() if len(self.groups) > 1 else _Group(start)
+                group = self.groups.pop() if len(self.groups) > 1 else _Group(start)  # an extra ')' is left to PCRE2
                 first = self._begin(None)
                 self._repeat(start, group, None, first)
                 self.groups[-1].open_repeats += group.open_repeats
@@ -172,7 +175,7 @@ class _Scanner:
         if least > REPEAT_MAX or (most or 0) > REPEAT_MAX:
             raise _Unsafe(f"regexp repeats more than {REPEAT_MAX} times", where, "use an open repeat, * or +")
         if group is not None and (most is None or most > 1):
-            self._repeated_group(group, start if most is None else where)
+            self._repeated_group(group)
         if most is not None:
             return
         self.groups[-1].open_repeats += 1
@@ -186,11 +189,11 @@ class _Scanner:
                 raise _Unsafe("two open repeats side by side in a regexp", start, "join them into one")
             self.last_open = atom
 
-    def _repeated_group(self, group: _Group, where: int) -> None:
+    def _repeated_group(self, group: _Group) -> None:
         if group.open_repeats:
             raise _Unsafe(
                 "nested open repeats in a regexp, as in (a+)+",
-                where,
+                group.start,
                 "they can take exponential time; repeat only the group or only what is in it",
             )
         if len(group.starts) > 1 and (
@@ -198,6 +201,6 @@ class _Scanner:
         ):
             raise _Unsafe(
                 "repeated alternatives that may begin alike in a regexp, as in (a|ab)*",
-                where,
+                group.start,
                 "let each alternative begin with its own literal character, or use a character class",
             )

@@ -170,11 +170,12 @@ class FileWatcher:
     """
 
     def __init__(self, path: str | os.PathLike[str], digest: bytes, *, interval_s: float = 1.0) -> None:
-        """See the class."""
+        """`digest` is that of the content in force, which may be older than what the file holds by now."""
         self.path = os.fspath(path)
         self.interval_s = interval_s
         self._digest = digest
-        self._stamp = self._look()
+        # None: the next look reads. A stat made now could be that of a change made since the content was read.
+        self._stamp: tuple[int, int, int] | None = None
 
     def _look(self) -> tuple[int, int, int] | None:
         try:
@@ -202,7 +203,7 @@ class FileWatcher:
     def seen(self, digest: bytes) -> None:
         """Say that this content is known already (a reload by signal came first)."""
         self._digest = digest
-        self._stamp = self._look()
+        self._stamp = None
 
     async def changes(self) -> AsyncIterator[bytes]:
         """Yield the text of every change, for as long as it is iterated."""
