@@ -74,6 +74,12 @@ class Configuration:
         """Return the size of the table that all limits share."""
         return size_bytes(self.settings.limits_memory)
 
+    def object_count(self) -> int:
+        """Return the length of `objects`, without making it."""
+        tree = self.tree
+        servers = sum(len(backend.servers) for backend in tree.backends.values())
+        return len(tree.listeners) + len(tree.frontends) + len(tree.backends) + servers
+
     def objects(self) -> list[tuple[str, str]]:
         """Return (kind, id) of everything that is counted."""
         tree = self.tree

@@ -32,6 +32,9 @@ FAILURE, USAGE = 1, 2
 REASON_MAX = 2000
 QUIET_S = 0.1
 LINGER_MAX_S = 2.0
+STATISTICS_SLOTS_MIN = 131_072
+"""The region cannot grow while it is in use, so it has twice the slots of the first configuration where this is not
+enough (43,000 routes). What is not written takes no memory."""
 
 
 class Master:
@@ -176,7 +179,8 @@ class Boot:
             return
         from bascule.shared import limits, statistics
 
-        master.regions = [statistics.create(), limits.create(loaded.limits_bytes())]
+        slots = max(STATISTICS_SLOTS_MIN, 2 * loaded.object_count())
+        master.regions = [statistics.create(objects=slots), limits.create(loaded.limits_bytes())]
         master.directory = statistics.Directory(master.regions[0])
         master.tell_keeper({"type": "regions"}, master.regions)
 
