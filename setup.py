@@ -29,7 +29,13 @@ FLAGS = {
 if MODE not in FLAGS:
     raise SystemExit(f"BASCULE_BUILD={MODE!r}: use one of {', '.join(FLAGS)}")
 compile_args, link_args = FLAGS[MODE]
-WARNINGS = ["-Wall", "-Wno-unused-function", "-Wno-unused-but-set-variable", "-Wno-maybe-uninitialized", "-Wno-sign-compare"]
+WARNINGS = [
+    "-Wall",
+    "-Wno-unused-function",
+    "-Wno-unused-but-set-variable",
+    "-Wno-maybe-uninitialized",
+    "-Wno-sign-compare",
+]
 
 extensions = [
     Extension(

@@ -40,7 +40,8 @@ cdef struct RouteMatch:
     uint32_t param_count
     RouteParam params[16]
 
-cdef struct RouteTable            # routing/match.pyx
+cdef struct RouteTable:           # the beginning of match.pyx's OpenTable. Complete, not only named: a struct that C first meets in
+    uint64_t reserved             # a parameter list would be another type in every file (an error for gcc 14)
 
 cdef RouteTable* route_table_open(const uint8_t* image, uint64_t size, uint32_t frontend_count) noexcept nogil
 cdef void route_table_close(RouteTable* table) noexcept nogil

@@ -18,7 +18,8 @@ from bascule.shared.snapshot cimport IMAGE_HEADER_SIZE, NO_INDEX, SECTION_FRONTE
 cdef enum:
     JIT_REGEXPS_MAX = 512         # compiling to machine code takes about 50 us each: beyond this many, PCRE2 interprets
 
-cdef struct RouteTable:
+cdef struct OpenTable:
+    RouteTable face
     RouteView view
 
 cdef struct Search:               # one call of route_match, on its stack
@@ -60,25 +61,26 @@ cdef bint compile_regexps(RouteView* view) noexcept nogil:
 
 
 cdef RouteTable* route_table_open(const uint8_t* image, uint64_t size, uint32_t frontend_count) noexcept nogil:
-    cdef RouteTable* table = <RouteTable*>calloc(1, sizeof(RouteTable))
+    cdef OpenTable* table = <OpenTable*>calloc(1, sizeof(OpenTable))
     if table == NULL:
         return NULL
     if not routes_locate(image, size, frontend_count, &table.view) or not compile_regexps(&table.view):
-        route_table_close(table)
+        route_table_close(&table.face)
         return NULL
-    return table
+    return &table.face
 
 
 cdef void route_table_close(RouteTable* table) noexcept nogil:
     cdef uint32_t i
+    cdef OpenTable* opened = <OpenTable*>table
     if table == NULL:
         return
-    if table.view.regexps != NULL:
-        for i in range(table.view.header.regexp_count):
-            pcre_free(table.view.regexps[i])
-    free(table.view.regexps)
-    free(table.view.decoded)
-    pcre_scratch_free(table.view.scratch)
+    if opened.view.regexps != NULL:
+        for i in range(opened.view.header.regexp_count):
+            pcre_free(opened.view.regexps[i])
+    free(opened.view.regexps)
+    free(opened.view.decoded)
+    pcre_scratch_free(opened.view.scratch)
     free(table)
 
 
@@ -247,7 +249,7 @@ cdef void route_match(const RouteTable* table, const RouteRequest* request, Rout
         dotless.host.length -= 1
         request = &dotless
     host_length = request.host.length
-    search.view = &table.view
+    search.view = &(<const OpenTable*>table).view
     search.request = request
     search.path_end = request.path.data + request.path.length
     search.host_start = request.host.data
