@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 _PROXY_ORIGIN = "bascule proxy"
 
 
+def return_freed_memory() -> None:
+    """Give what loading freed back to the system; glibc would keep it for a next time that may never come."""
+    import ctypes
+
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 class Configuration:
     """A tree that is in order, and where it came from.
 
@@ -56,6 +65,7 @@ class Configuration:
             if isinstance(self._tree, PlainTree):
                 self._tree = typed_tree(self._tree)
             self._kept, self._tree, self._loaded = KeptTree(self._tree), None, None
+            return_freed_memory()
 
     def listeners(self) -> list[dict[str, str]]:
         """Return id and address of every listener, by id."""
