@@ -199,7 +199,7 @@ def test_a_killed_worker_gives_back_what_it_held(limited: Limited) -> None:
     before = limited.proxy.worker_pids()
     for pid in before:
         os.kill(pid, signal.SIGKILL)
-    until(lambda: len(set(limited.proxy.worker_pids()) - set(before)) == 2, "two new workers")
+    until(lambda: len(limited.proxy.serving_pids() - set(before)) == 2, "two new workers")
     release()
     limited.origin.reply = reply_with(OK)
     until(lambda: _answers(limited) == 200, "places given back")

@@ -239,6 +239,10 @@ class BasculeProcess(ProxyProcess):
     def worker_pids(self) -> list[int]:
         return [pid for pid in self.pids() if b"bascule.process.worker" in _command_line(pid)]
 
+    def serving_pids(self) -> set[int]:
+        """Return the pids of the workers that have their engine, and with it what a dead predecessor held."""
+        return {worker["pid"] for worker in self.status()["workers"] if worker["state"] == "serving"}
+
     def master_pids(self) -> list[int]:
         """Return the pids of the masters."""
         return [pid for pid in self.pids() if b"bascule.process.master" in _command_line(pid)]

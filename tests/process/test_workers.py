@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 
 import pytest
@@ -82,6 +83,15 @@ def test_a_worker_sent_term_is_replaced_without_a_failed_request(start: Start, p
         load.more(30)
     assert load.failures == []
     assert pid not in balancer.until_workers(1).values()
+
+
+def test_term_is_heard_while_a_young_worker_changes_loops(start: Start) -> None:
+    balancer = start(workers=1)
+    for age_ms in range(240, 480, 20):
+        pid = balancer.until_workers(1)[min(balancer.until_workers(1))]
+        time.sleep(age_ms / 1000)
+        os.kill(pid, signal.SIGTERM)
+        until(lambda pid=pid: gone(pid), f"the end of a worker sent TERM {age_ms} ms after it served", 10)  # type: ignore[misc]
 
 
 def test_a_crash_loop_backs_off_and_says_why(start: Start, port: int) -> None:

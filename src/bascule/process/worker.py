@@ -371,7 +371,9 @@ def _run_uvloop(worker: Worker) -> None:
         worker.terminate()
         beat()
 
-    loop.add_signal_handler(_signal.SIGTERM, terminate)
+    # Until the loop runs, the handler of the first loop answers; one of uvloop's would only be noted, and read at the
+    # next signal.
+    loop.call_soon(loop.add_signal_handler, _signal.SIGTERM, terminate)
     loop.call_soon(beat)
     _freeze()
     try:
