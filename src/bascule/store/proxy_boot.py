@@ -69,6 +69,8 @@ class PlainBackend:
     keepalive_timeout = "60s"
     max_idle_connections = 512
     resolve_interval = "10s"
+    health_check = None
+    slow_start = "0s"
 
     def __init__(self, servers: dict[str, PlainServer]) -> None:
         """See the class."""
@@ -81,6 +83,23 @@ class PlainStore:
     type = "file"
     watch = True
     poll_interval = "1s"
+    path = ""
+    history_revisions = 10_000
+    history_age = "30d"
+    endpoints = ("http://127.0.0.1:2379",)
+    prefix = ""
+    username = ""
+    password_file = ""
+    ca_file = ""
+    cert_file = ""
+    key_file = ""
+    timeout = "5s"
+    coalesce = "20ms"
+    coalesce_max = "250ms"
+    reconcile_interval = "5m"
+    pool_loss_percent = 33
+    tree_loss_percent = 50
+    tree_loss_min = 10
 
 
 class PlainSettings:
