@@ -3,7 +3,11 @@
 Units are last in the names. A bound that a C struct imposes names the struct; see cext/bascule/shared/snapshot.pxd.
 """
 
-from typing import Final
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final  # importing it costs a start 10 ms of CPU
 
 ID_LENGTH_MAX: Final = 96
 ID_PATTERN: Final = rf"[A-Za-z0-9._-]{{1,{ID_LENGTH_MAX}}}"
