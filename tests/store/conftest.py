@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("store.acceptance", "store.machine")
+pytest.register_assert_rewrite("store.acceptance", "store.acceptance_writable", "store.machine")

@@ -11,7 +11,8 @@ from typing import Any
 
 from bascule.store.embedded import EmbeddedStore
 from bascule.store.interface import Store
-from store.acceptance import Harness, WritableAcceptance
+from store.acceptance import Harness
+from store.acceptance_writable import WritableAcceptance
 
 WRITER = """
 import asyncio, json, sys
