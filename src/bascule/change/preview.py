@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from bascule.change.check import compile_offline, compiled_problems
+from bascule.change.clashes import clashes
 from bascule.change.diff import Change, diff
 from bascule.change.examine import decode_record, examine, path_of, tree_of
 from bascule.change.ledger import owner_of
 from bascule.change.live import Preview
-from bascule.change.objects import ObjectTable, clashes
+from bascule.change.objects import ObjectTable
 from bascule.model.keys import parse_key
 from bascule.model.problems import Path, Problem, did_you_mean
 from bascule.model.tree import Backend, Frontend, Listener, Record, Tree

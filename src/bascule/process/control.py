@@ -16,6 +16,7 @@ import uvloop
 
 from bascule.change.live import Applied, Preview
 from bascule.change.resolve import Resolver, names_of
+from bascule.process import huge_pages
 from bascule.process.link import Link, LinkClosedError
 from bascule.process.names import PATIENCE_S
 from bascule.process.notices import Notices
@@ -306,6 +307,7 @@ class Control:
         loop.add_signal_handler(signal.SIGTERM, self.end)
         self.attach()
         await self._begin(reload_wanted=reload_wanted)
+        self.spawn(huge_pages.back_when_used(self.master.regions[1], self.master.log))
         self.spawn(self.resolver.run(lambda: self.spawn(self._readdress())))
         from bascule.admin.server import AdminServer
 

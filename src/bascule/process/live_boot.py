@@ -6,6 +6,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import uvloop
 
 from bascule.model.problems import ConfigError, Problem
@@ -14,6 +15,7 @@ from bascule.process.names import resolve_in_loop
 from bascule.process.pipeline import Pipeline, coalesce_ms
 from bascule.process.state_directory import data_path
 from bascule.store.interface import Reading, RefusedError, Store, StoreError
+from bascule.store.open import DATABASE, open_store
 
 if TYPE_CHECKING:
     from bascule.model.tree import Tree
@@ -29,9 +31,10 @@ def open_live_store(master: Master, loaded: Configuration) -> Store:
     """Open the store that the command line or a file names, in a running loop."""
     path = data_path(master.options)
     os.makedirs(path, mode=0o700, exist_ok=True)
-    from bascule.store.embedded import EmbeddedStore
-
-    return EmbeddedStore(loaded.store.path or os.path.join(path, "store.sqlite"))
+    table = loaded.store
+    if table.type == "embedded" and not table.path:
+        table = msgspec.structs.replace(table, path=os.path.join(path, DATABASE))
+    return open_store(table, config_file=master.options["config"], state_directory=path)
 
 
 def open_pipeline(master: Master, loaded: Configuration) -> Pipeline:
