@@ -1,6 +1,7 @@
 """Mutated values of stored objects: some slices here, a million by `python -m fuzz.values`."""
 
 import pytest
+
 from fuzz.values import SLICE, run
 
 
