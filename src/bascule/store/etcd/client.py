@@ -89,6 +89,7 @@ class EtcdClient:
         self._token = ""
         self._open = not options.username
         """No token is needed: we have no user, or etcd asks nobody."""
+        self._renewed_s = 0.0
         self._authenticating = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
         self.calls: dict[str, int] = {}
@@ -215,6 +216,11 @@ class EtcdClient:
                         return
                     raise self.failed(link, error) from None
             self._open, self._token = False, str(response.token)
+            self._renewed_s = asyncio.get_running_loop().time()
+
+    def may_have_ended(self) -> bool:
+        """Tell whether a "permission denied" may mean an ended token: some releases of etcd say that of a watch."""
+        return not self._open and asyncio.get_running_loop().time() - self._renewed_s > 1.0
 
 
 def pause_s(tries: int) -> float:

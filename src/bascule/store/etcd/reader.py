@@ -66,7 +66,7 @@ class RangeReader:
         while True:
             request = rpc.RangeRequest(key=start, range_end=self._end, limit=limit, revision=revision)
             try:
-                response = await self._client.call("KV", "Range", request, timeout_s=30.0)
+                response = await self._client.call("KV", "Range", request)
             except TooLargeError:
                 if limit == 1:
                     raise
@@ -96,14 +96,22 @@ class RangeReader:
         if self._failures:
             await asyncio.sleep(pause_s(self._failures))
         self._failures += 1
-        async with self._client.using() as link:
-            call = await self._open(link, after)
-            try:
+        renewed = False
+        while True:
+            async with self._client.using() as link:
+                call = await self._open(link, after)
                 stream = _Stream(call, after)
-                async for batch in self._follow(link, stream):
-                    yield batch
-            finally:
-                call.cancel()
+                try:
+                    async for batch in self._follow(link, stream):
+                        yield batch
+                except TokenError as error:
+                    after = stream.complete
+                    if renewed:
+                        raise UnavailableError("etcd refuses a new authentication token", str(error)) from None
+                finally:
+                    call.cancel()
+            renewed = True
+            await self._client.authenticate()
 
     async def _open(self, link: Link, after: int) -> Any:
         """Start the stream and ask for what comes after `after`."""
@@ -175,12 +183,10 @@ class RangeReader:
             self._failures = 0
             raise CompactedError(response.compact_revision)
         reason = response.cancel_reason or "no reason given"
-        if "permission denied" in reason and self._client.options.username and self._failures <= 1:
-            # 3.4 says this of an ended token, too.
-            await self._client.authenticate()
-            raise UnavailableError("the watch's authentication token had ended", "it has been renewed")
         meaning = store_error("FAILED_PRECONDITION", reason, str(link.endpoint))
-        raise meaning if not isinstance(meaning, TokenError) else UnavailableError(str(meaning))
+        if isinstance(meaning, RefusedError) and "permission denied" in reason and self._client.may_have_ended():
+            raise TokenError(reason)
+        raise meaning
 
     async def _broken(self, link: Link, call: Any, error: Exception) -> StoreError:
         """Return what the end of a stream means. `error` may only say that the stream has ended; the status says why."""
@@ -189,13 +195,10 @@ class RangeReader:
         with contextlib.suppress(Exception):
             code, details = await asyncio.wait_for(call.code(), 1.0), await asyncio.wait_for(call.details(), 1.0)
             meaning = store_error(code.name, details or "", str(link.endpoint))
-            if isinstance(meaning, TokenError) and self._failures <= 1:
-                await self._client.authenticate()
-            if isinstance(meaning, RefusedError):
-                return meaning
-            if not isinstance(meaning, UnavailableError):
+            if not isinstance(meaning, UnavailableError | RefusedError | TokenError):
                 meaning = UnavailableError(str(meaning))
-            self._client.leave(link)
+            if isinstance(meaning, UnavailableError):
+                self._client.leave(link)
             return meaning
         return self._client.failed(link, error)
 
