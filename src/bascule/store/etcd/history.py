@@ -92,7 +92,8 @@ class History:
         start = min(known) if len(known) >= limit else 1
         for record in await self._foreign(max(start, end - FOREIGN_REVISIONS_MAX), end, known):
             known[record.revision] = record
-        return [known[revision] for revision in sorted(known, reverse=True)[:limit]]
+        # A transaction that changed nothing has a record (it says that it was carried out) but is no history.
+        return [known[revision] for revision in sorted(known, reverse=True) if known[revision].alterations][:limit]
 
     async def _foreign(self, start: int, end: int, known: dict[int, Record]) -> Sequence[Record]:
         """Return what others changed from revision `start` to (not with) `end`, as far as etcd still knows."""

@@ -55,7 +55,6 @@ class Committer:
         The key of its history record is in no other transaction, so whether it is there says whether it was done; and a
         comparison on it keeps a request that was delayed on its way from being carried out after its repetition.
         """
-        written_twice(transaction)
         loop = asyncio.get_running_loop()
         end = loop.time() + 2 * self._client.timeout_s
         place, unsure, tries, races = self._layout.record(time.time()), False, 0, 0
@@ -65,6 +64,7 @@ class Committer:
                     return revision
                 seen = await self._see(transaction)
                 compare(transaction, seen)
+                written_twice(transaction)
                 request = self._request(living_by(lease, transaction, seen) if lease else transaction, seen, place)
                 unsure = True
                 response = await self._client.call("KV", "Txn", request, repeat=False)
