@@ -17,11 +17,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from bascule.admin.server import AdminServer
+from bascule.admin.values import tree_of
 from bascule.change.decode import decode
 from bascule.change.diff import diff
 from bascule.change.live import Applied, Freeze, Notice, ObjectState, Preview
 from bascule.change.validate import validate
-from bascule.admin.values import changes_of, tree_of
 from bascule.store.embedded import EmbeddedStore
 from bascule.store.interface import Entry, Put, Remove, Store
 
@@ -40,7 +40,7 @@ class LocalLive:
         self.logged: list[tuple[str, dict[str, Any]]] = []
         self.waits: asyncio.Event = asyncio.Event()
         self.waits.set()
-        log = SimpleNamespace(**{level: self.log for level in ("info", "warning", "error")})
+        log = SimpleNamespace(**dict.fromkeys(("info", "warning", "error"), self.log))
 
         async def reports() -> None:
             return None

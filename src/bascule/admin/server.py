@@ -9,7 +9,7 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import uvicorn
 
@@ -20,6 +20,7 @@ from bascule.admin.connection import Connection
 from bascule.admin.tokens import Tokens
 
 if TYPE_CHECKING:
+    from bascule.change.live import Live
     from bascule.process.control import Control
 
 BACKLOG: Final = 128
@@ -62,7 +63,7 @@ class AdminServer:
         self._socket = _bind_unix(path)
         self._file = os.lstat(path)
         tokens = Tokens(os.path.join(os.path.dirname(path), TOKENS_FILE))
-        self.api = Api(control, _Program(control), tokens)
+        self.api = Api(cast("Live", control), _Program(control), tokens)
         self._app = make_app(self.api, lambda text: control.master.log.error("the admin API failed", error=text))
         self._server = _Server(self._config())
         self._remote: list[_Server] = []
