@@ -280,7 +280,10 @@ class Control:
             "traffic": traffic,
             "ready": master.ready,
             "configuration": master.in_force.origin if master.in_force else "",
-            "warnings": [warning.render() for warning in master.in_force.warnings] if master.in_force else [],
+            "warnings": [
+                *(warning.render() for warning in (master.in_force.warnings if master.in_force else ())),
+                *publisher.problems(),
+            ],
             "unresolved": self._resolver.failures(),
             "published_at": publisher.published_s,
             "lagging": publisher.lagging(),
