@@ -95,7 +95,7 @@ class EmbeddedStore:
         loop = asyncio.get_running_loop()
 
         def opened() -> tuple[Database, int, int]:
-            database = Database(self.place)
+            database = Database(self.place, create=not self._opened)
             try:
                 version = database.data_version()
                 return database, database.read_revision(), version
@@ -261,10 +261,8 @@ class EmbeddedStore:
             self._leases = Leases()
             self._leases.load(rows)
         for lease in self._leases.due():
-            try:
-                await self._write(partial(Database.end_lease, lease=lease, cause=EXPIRED))
-            except StoreError:
-                self._leases.add(lease, 1000)  # try again soon
+            await self._write(partial(Database.end_lease, lease=lease, cause=EXPIRED))  # failing: the next tick's
+            self._leases.drop(lease)
 
     # ---- from time to time
 

@@ -95,11 +95,13 @@ def translate(error: sqlite3.Error, path: str) -> StoreError:
 class Database:
     """One open database. Used by one thread at a time for writing and by another for reading."""
 
-    def __init__(self, path: str) -> None:
-        """Open, and create when there is none; StoreError."""
+    def __init__(self, path: str, *, create: bool = True) -> None:
+        """Open, and (with `create`) make it when there is none; StoreError."""
         self.path = path
         try:
             if not os.path.lexists(path):
+                if not create:
+                    raise UnavailableError(f"{path} is gone", "put it back, or restore a backup")
                 _create(path)
             status = os.stat(path)
         except OSError as error:

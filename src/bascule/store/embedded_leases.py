@@ -15,11 +15,12 @@ STALL_S: Final = 1.0
 
 
 class _Lease:
-    __slots__ = ("ends_s", "renewals", "ttl_ms")
+    __slots__ = ("ended", "ends_s", "renewals", "ttl_ms")
 
     def __init__(self, ttl_ms: int, renewals: int) -> None:
         self.ttl_ms = ttl_ms
         self.renewals = renewals
+        self.ended = False
         self.ends_s = time.monotonic() + ttl_ms / 1000
 
 
@@ -36,9 +37,9 @@ class Leases:
         self._leases[lease] = _Lease(ttl_ms, 0)
 
     def renew(self, lease: int) -> int | None:
-        """Begin its time anew and return it in ms; None when it is not there."""
+        """Begin its time anew and return it in ms; None when it has ended."""
         found = self._leases.get(lease)
-        if found is None:
+        if found is None or found.ended:
             return None
         found.ends_s = time.monotonic() + found.ttl_ms / 1000
         return found.ttl_ms
@@ -59,14 +60,16 @@ class Leases:
             del self._leases[lease]
 
     def due(self) -> list[int]:
-        """Return the leases that have ended, and forget them. To be called several times a second."""
+        """Return the leases that have ended, until they are dropped. To be called several times a second."""
         now = time.monotonic()
         late_s = now - self._ticked_s
         self._ticked_s = now
         if late_s > STALL_S:
             for state in self._leases.values():
                 state.ends_s += late_s
-        ended = [lease for lease, state in self._leases.items() if state.ends_s <= now]
-        for lease in ended:
-            del self._leases[lease]
+        ended = []
+        for lease, state in self._leases.items():
+            if state.ends_s <= now:
+                state.ended = True
+                ended.append(lease)
         return ended
