@@ -1,11 +1,11 @@
 """The gates: what passes, what is held, what freezes, and how each ends."""
 
 import pytest
-from change.gate_tables import DRAINING, Table, gone, left, pool, put, server, site
 
 from bascule.change.gates import Gates
 from bascule.change.holds import Verdict
 from bascule.store.interface import Event
+from change.gate_tables import DRAINING, Table, gone, left, pool, put, server, site
 
 
 class Clock:

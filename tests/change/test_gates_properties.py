@@ -1,11 +1,11 @@
 """What must hold of the gates whatever happens to a pool and a tree."""
 
-from change.gate_tables import Table, gone, left, pool, put, server
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bascule.change.gates import Gates
 from bascule.store.interface import Event
+from change.gate_tables import Table, gone, left, pool, put, server
 
 SIZE = 12
 Step = tuple[str, list[int], float]
