@@ -23,7 +23,7 @@ from bascule.change.diff import diff
 from bascule.change.live import Applied, Freeze, Notice, ObjectState, Preview
 from bascule.change.validate import validate
 from bascule.store.embedded import EmbeddedStore
-from bascule.store.interface import Entry, Put, Remove, Store
+from bascule.store.interface import Entry, Put, Reading, Remove, Store
 
 QUEUE_MAX = 1000
 
@@ -61,6 +61,10 @@ class LocalLive:
     @property
     def revision(self) -> int:
         return self.in_force
+
+    async def reading(self, at_least: int = 0) -> Reading:
+        assert self.store is not None
+        return await self.store.read()
 
     def freeze_state(self) -> Freeze | None:
         return self.frozen

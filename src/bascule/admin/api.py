@@ -75,6 +75,8 @@ class Api:
         self.live = live
         self.program = program
         self.tokens = tokens
+        self.committed = 0
+        """The newest revision that was committed here."""
         self.closing = asyncio.Event()
         """Set when the master ends: streams end then."""
         self.waiters = Slots(WAITERS_MAX, "requests wait for a revision", "send it without wait=applied, or later")
@@ -91,7 +93,9 @@ class Api:
         return self.live.store
 
     async def reading(self, at: int = 0) -> Reading:
-        """Return everything that the store holds, now or at a revision."""
+        """Return everything that the store holds, now (what was committed here included) or at a revision."""
+        if not at and self.live.store is not None:
+            return await self.live.reading(self.committed)
         try:
             return await self.store().read(at)
         except RefusedError as error:

@@ -170,8 +170,8 @@ class _Program:
         """See `api.Program`."""
         from bascule.model.tree import tree_to_json
 
-        in_force = self._control.master.in_force
-        return None if in_force is None else tree_to_json(in_force.tree)
+        tree = self._control.tree()
+        return None if tree is None else tree_to_json(tree)
 
     def audit(self, author: str, action: str, **details: object) -> None:
         """One log line."""

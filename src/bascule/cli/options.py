@@ -118,7 +118,20 @@ RUN: tuple[Option, ...] = (
     ),
     Option(("--etcd",), "HOST:PORT,...", "Members of etcd. Default: 127.0.0.1:2379."),
     Option(("--prefix",), "PREFIX", "What all keys in etcd begin with. Default: /bascule, or /vulcand."),
-    Option(("--admin",), "ADDRESS", "Serve the admin API on TCP too, to holders of a token: HOST:PORT."),
+    Option(
+        ("--admin",),
+        "ADDRESS",
+        "Serve the admin API on TCP too, to holders of a token: 127.0.0.1:8181. May be repeated.",
+        multiple=True,
+    ),
+    Option(("--admin-cert",), "FILE", "Certificate chain (PEM) of the admin API on TCP.", kind=PATH),
+    Option(("--admin-key",), "FILE", "The key of --admin-cert (PEM).", kind=PATH),
+    Option(
+        ("--admin-plain",),
+        "WHERE",
+        "Where the admin API may be served without TLS: on loopback alone, or anywhere.",
+        choices=("loopback", "anywhere"),
+    ),
     *_COMMON,
 )
 
@@ -170,6 +183,8 @@ def parse(command: str, words: Sequence[str]) -> dict[str, Any]:
             values[option.key] = os.path.abspath(values[option.key])
     if command == "run":
         _place_of_run(values)
+        if values["admin"] or values["admin_cert"] or values["admin_key"]:
+            _check_admin(values)
     if command == "proxy" and not values["to"] and not values["routes"]:
         raise _wrong(command, "nowhere to send requests: add --to HOST:PORT or --routes FILE")
     return values
@@ -181,6 +196,15 @@ def _place_of_run(values: dict[str, Any]) -> None:
         values["store"] = "etcd"
     if not values["config"] and (values["store"] == "file" or (not values["store"] and os.path.exists(DEFAULT_FILE))):
         values["config"] = os.path.abspath(DEFAULT_FILE)
+
+
+def _check_admin(values: dict[str, Any]) -> None:
+    from bascule.admin.address import AddressError, check_admin
+
+    try:
+        check_admin(values["admin"], values["admin_cert"], values["admin_key"], values["admin_plain"])
+    except AddressError as error:
+        raise UsageError(f"bascule run: {error}; {error.remedy}") from None
 
 
 def _read(command: str, rest: list[str], values: dict[str, Any]) -> None:
