@@ -211,6 +211,8 @@ class ObjectTable:
             touched.append(key)
         work = _Work(revision, examine(fresh))
         work.before = before
+        for key, problems in work.examined.problems.items():  # so that no sibling takes them for in force
+            self._stand(key, Standing("quarantined", before[key], revision, problems), work.changes)
         self._settle_all(touched, work)
         self.revision = revision
         return work.changes
