@@ -204,7 +204,7 @@ def _check_admin(values: dict[str, Any]) -> None:
     try:
         check_admin(values["admin"], values["admin_cert"], values["admin_key"], values["admin_plain"])
     except AddressError as error:
-        raise UsageError(f"bascule run: {error}; {error.remedy}") from None
+        raise _wrong("run", f"{error}: {error.remedy}") from None
 
 
 def _read(command: str, rest: list[str], values: dict[str, Any]) -> None:
