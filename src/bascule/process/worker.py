@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 HEARTBEAT_S = 5.0
 FLUSH_S = 0.05
 DRAIN_LOOK_S = 0.02
+PATIENCE_MS = 20
+"""How long a turn of the engine waits for an answer before the loop has its turn. A shorter wait costs more than it looks:
+a timer that is the processor's next one is programmed anew for each wait."""
 QUIET_BEFORE_IMPORT_S = 0.25
 DRAIN_TIMEOUT_MS = 30_000
 
@@ -359,8 +362,9 @@ def _run_uvloop(worker: Worker) -> None:
 
     sys.setswitchinterval(0.005)
     loop = uvloop.new_event_loop()
-    assert worker.engine is not None
-    loop.add_reader(worker.engine.fileno(), worker.engine.turn)
+    engine = worker.engine
+    assert engine is not None
+    loop.add_reader(engine.fileno(), engine.turn, PATIENCE_MS)
 
     def watch(link: Link) -> None:
         def readable() -> None:
@@ -369,6 +373,7 @@ def _run_uvloop(worker: Worker) -> None:
                 beat()
 
         loop.add_reader(link.fileno(), readable)
+        engine.watch(link.fileno())
 
     worker.on_lost = lambda link: loop.remove_reader(link.fileno())  # type: ignore[method-assign]
     for link in (worker.keeper, worker.master):
