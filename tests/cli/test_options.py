@@ -19,7 +19,7 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "admin": [],
         "admin_cert": "",
         "admin_key": "",
-        "admin_plain": "",
+        "admin_plain": "loopback",
         "listen": [],
         "to": [],
         "routes": "",
@@ -78,9 +78,6 @@ def test_every_way_to_write_an_option() -> None:
         ("run", ["--drain-timeout", "5"], "a duration such as 30s"),
         ("run", ["-c", "a", "-c", "b"], "-c is given twice"),
         ("run", ["-c", "a", "--config", "b"], "--config is given twice"),
-        ("run", ["--admin", "0.0.0.0:8181"], "tokens would cross the network in the clear"),
-        ("run", ["--admin", "name:8181"], "is no IP address"),
-        ("run", ["--admin-cert", "a.pem"], "belong together"),
         ("proxy", ["--to", "a:1"], "--listen ADDRESS is missing"),
         ("proxy", ["--listen", ":1"], "add --to HOST:PORT or --routes FILE"),
     ],
@@ -104,3 +101,13 @@ def test_the_place_of_the_access_log() -> None:
     assert parse("run", ["--access-log", "stderr"])["access_log"] == "stderr"
     assert parse("proxy", ["--listen", ":1", "--to", ":2", "--access-log=off"])["access_log"] == "off"
     assert parse("run", ["--access-log", "a.log"])["access_log"] == str(Path("a.log").absolute())
+
+
+def test_the_admin_api_is_not_opened_to_a_network_in_the_clear() -> None:
+    options = parse("run", ["--admin", "127.0.0.1:8181", "--admin", "[::1]:8181"])
+    assert options["admin"] == ["127.0.0.1:8181", "[::1]:8181"]
+    assert parse("run", ["--admin", "0.0.0.0:8181", "--admin-plain", "anywhere"])["admin"] == ["0.0.0.0:8181"]
+    assert parse("run", ["--admin", ":8181", "--admin-cert", "/c", "--admin-key", "/k"])["admin_key"] == "/k"
+    for words in (["--admin", "0.0.0.0:8181"], ["--admin", "8181"], ["--admin", ":1", "--admin-cert", "/c"]):
+        with pytest.raises(UsageError, match="--admin"):
+            parse("run", words)

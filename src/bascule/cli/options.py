@@ -124,12 +124,13 @@ RUN: tuple[Option, ...] = (
         "Serve the admin API on TCP too, to holders of a token: 127.0.0.1:8181. May be repeated.",
         multiple=True,
     ),
-    Option(("--admin-cert",), "FILE", "Certificate chain (PEM) of the admin API on TCP.", kind=PATH),
-    Option(("--admin-key",), "FILE", "The key of --admin-cert (PEM).", kind=PATH),
+    Option(("--admin-cert",), "FILE", "Certificate (PEM, with its chain) of the admin API on TCP.", kind=PATH),
+    Option(("--admin-key",), "FILE", "Key (PEM) of --admin-cert.", kind=PATH),
     Option(
         ("--admin-plain",),
         "WHERE",
-        "Where the admin API may be served without TLS: on loopback alone, or anywhere.",
+        "Where the admin API may be served on TCP without TLS.",
+        default="loopback",
         choices=("loopback", "anywhere"),
     ),
     *_COMMON,
@@ -190,21 +191,21 @@ def parse(command: str, words: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _place_of_run(values: dict[str, Any]) -> None:
-    """Fill in where the configuration is when the command line leaves it open."""
-    if values["etcd"] and not values["store"]:
-        values["store"] = "etcd"
-    if not values["config"] and (values["store"] == "file" or (not values["store"] and os.path.exists(DEFAULT_FILE))):
-        values["config"] = os.path.abspath(DEFAULT_FILE)
-
-
 def _check_admin(values: dict[str, Any]) -> None:
     from bascule.admin.address import AddressError, check_admin
 
     try:
         check_admin(values["admin"], values["admin_cert"], values["admin_key"], values["admin_plain"])
     except AddressError as error:
-        raise _wrong("run", f"{error}: {error.remedy}") from None
+        raise _wrong("run", f"{error}; {error.remedy}") from None
+
+
+def _place_of_run(values: dict[str, Any]) -> None:
+    """Fill in where the configuration is when the command line leaves it open."""
+    if values["etcd"] and not values["store"]:
+        values["store"] = "etcd"
+    if not values["config"] and (values["store"] == "file" or (not values["store"] and os.path.exists(DEFAULT_FILE))):
+        values["config"] = os.path.abspath(DEFAULT_FILE)
 
 
 def _read(command: str, rest: list[str], values: dict[str, Any]) -> None:
