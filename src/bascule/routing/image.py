@@ -19,6 +19,6 @@ def wrap_sections(sections: Mapping[int, bytes], frontend_count: int) -> bytes:
         table[number] = (HEADER_SIZE + len(body), len(contents[number]))
         body += contents[number] + bytes(-len(contents[number]) % 8)
     size = HEADER_SIZE + len(body)
-    header = struct.pack("<8sIIQQII", b"BSCLSNAP", 1, HEADER_SIZE, size, 1, zlib.crc32(body), SECTIONS_MAX)
+    header = struct.pack("<8sIIQQII", b"BSCLSNAP", 2, HEADER_SIZE, size, 1, zlib.crc32(body), SECTIONS_MAX)
     header += b"".join(struct.pack("<QQ", *entry) for entry in table)
     return header.ljust(HEADER_SIZE, b"\0") + bytes(body)
