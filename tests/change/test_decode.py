@@ -65,7 +65,7 @@ def test_sound_trees_pass_validation(tree: Tree) -> None:
         ),
         ("[settings]\nworker = 2", "settings.worker", "unknown field", 'did you mean "workers"?'),
         ("[settings]\nlimits_memory = 'much'", "settings.limits_memory", "expected a size", '"16KiB"'),
-        ("[store]\ntype = 'etcd'", "store.type", 'expected one of "file"', "file"),
+        ("[store]\ntype = 'zookeeper'", "store.type", 'expected one of "file"', "embedded"),
         ("[store]\nwatch = 1", "store.watch", "expected true or false, got 1", "docs"),
     ],
 )

@@ -4,8 +4,8 @@
     PYTHONPATH=src:tests python -m fuzz.fuzz --seed 17 --rounds 1   one round again
 
 Best under a debug or sanitized build (ci/sanitize tests/fuzz). What must hold: the engine does not crash; the origin reads only
-well-formed requests and the clients only well-formed responses, by the strict reader of kit.http1; when both sides have
-closed nothing is left.
+well-formed requests and the clients only well-formed responses, by the strict reader of kit.http1; the head scanner reads
+nothing otherwise than llhttp does (a debug build asserts that of every head); when both sides have closed nothing is left.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bascule.codec.head import read_head
 from engine.harness import Harness
 from kit.http1 import Cut, Ended, Malformed, Reader, read_body, read_request_head, read_response
 from wire import bad, good
@@ -222,6 +223,13 @@ def plain_stream(rng: random.Random) -> tuple[bytes, list[bytes]]:
     return out, methods
 
 
+def check_readers(data: bytes, *, response: bool) -> None:
+    """Compare the scanner with llhttp on the first head of a stream."""
+    scanned = read_head(data, response=response)
+    if scanned is not None and scanned != read_head(data, response=response, scanner=False):
+        raise Violation(f"the scanner reads {data[:2000]!r} as {scanned}, llhttp otherwise")
+
+
 def check_origin(server: Peer) -> None:
     """Read everything the origin received as requests; the last may be cut."""
     reader = Reader(Replay(bytes(server.received)))  # type: ignore[arg-type]
@@ -295,8 +303,10 @@ class Fuzzer:
                 h.turn()
         self.end(clients, servers, rng)
         for server in servers:
+            check_readers(server.sent, response=True)
             check_origin(server)
         for client in clients:
+            check_readers(client.sent, response=False)
             check_client(client)
 
     def close(self) -> None:

@@ -1,15 +1,19 @@
+import inspect
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bascule.change.check import compile_offline
+from bascule.change.kept import keep
 from bascule.model.problems import ConfigError
 from bascule.model.tree import Backend, Frontend, Listener, Server, Settings, Store
 from bascule.store.proxy import tree_from_proxy_arguments
 from bascule.store.proxy_boot import (
     PlainBackend,
-    PlainFrontend,
     PlainListener,
     PlainServer,
     PlainSettings,
@@ -18,6 +22,7 @@ from bascule.store.proxy_boot import (
     typed_tree,
 )
 from bascule.store.proxy_names import prefix_id
+from bascule.store.routes_file import PlainFrontend, read_plain_routes
 
 
 def test_addresses_in_their_short_forms() -> None:
@@ -129,11 +134,15 @@ def test_the_plain_tree_is_the_same_tree(tmp_path: Path) -> None:
     ],
 )
 def test_plain_classes_have_the_defaults_of_the_records(plain: type, record: type) -> None:
-    own = getattr(plain, "__slots__", ())
-    for field in msgspec.structs.fields(record):
-        if field.encode_name not in own:
+    """A field that is added to model.tree belongs into the plain class too: the compiler reads both in the same way."""
+    fields = {field.name: field for field in msgspec.structs.fields(record)}
+    public = {name for name in dir(plain) if name[0] != "_"}
+    own = {name for name in public if inspect.isdatadescriptor(getattr(plain, name))}
+    for name, field in fields.items():
+        if name not in own:
             default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
-            assert getattr(plain, field.name) == default, field.name
+            assert getattr(plain, name) == default, name
+    assert public == set(fields)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +155,12 @@ def test_plain_classes_have_the_defaults_of_the_records(plain: type, record: typ
         "/a b\n",
         "/a b:1 b:1\n",
         "/" + "x" * 5000 + " b:1\n",
+        "/a b:1\r\n",
+        "/a b:1 \x0c\n",
+        "/\u00e4 b:1\n",
+        "/a",
+        "/a ",
+        "/a b:1 # a comment\n",
     ],
 )
 def test_what_is_unusual_is_left_to_the_careful_reader(tmp_path: Path, text: str) -> None:
@@ -154,3 +169,42 @@ def test_what_is_unusual_is_left_to_the_careful_reader(tmp_path: Path, text: str
     assert plain_tree([":80"], [], str(file)) is None
     assert plain_tree(["localhost:80"], ["h:1"], None) is None
     assert plain_tree([":80", "0.0.0.0:80"], ["h:1"], None) is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text("ab/.-_%~\u00e4", max_size=6).map(lambda text: "/" + text)
+            | st.sampled_from(["/proxy", "/a/", "/" + "x" * 96, "/" + "x" * 97, "x", "#", "/<"]),
+            st.sampled_from([" ", "\t", "  ", "", "\r", "\x0b"]),
+            st.sampled_from(["a:1", "a:1 b:2", "a:1  b:2 ", "9001", "unix:///run/a", "h", ""]),
+            st.sampled_from(["\n", "\n\n", " \n", "\r\n", ""]),
+        ),
+        max_size=5,
+    )
+)
+def test_plain_reading_agrees_with_careful_reading(tmp_path_factory: pytest.TempPathFactory, lines: list[Any]) -> None:
+    file = tmp_path_factory.getbasetemp() / "routes-of-any-kind"
+    file.write_bytes("".join(map("".join, lines)).encode())
+    plain = plain_tree([":80"], [], str(file))
+    if plain is not None:
+        assert typed_tree(plain) == tree_from_proxy_arguments([":80"], [], routes=str(file))
+
+
+def test_plain_reading_shares_pools() -> None:
+    read = read_plain_routes(b"/a h:1\n/b h:2\n/c h:1", tuple, prefix_id)
+    assert read is not None
+    backends, frontends = read
+    assert backends == {"a": ("h:1",), "b": ("h:2",), "c": ("h:1",)}
+    assert backends["a"] is backends["c"]
+    assert [frontend.route for frontend in frontends.values()] == [f"PathPrefix(`/{name}`)" for name in "abc"]
+
+
+def test_a_plain_tree_is_kept_as_its_text(tmp_path: Path) -> None:
+    file = tmp_path / "routes"
+    file.write_text("".join(f"/svc-{index}/ 127.0.0.1:{9000 + index % 7}\n" for index in range(1000)))
+    kept = keep(plain_tree([":8080", "unix:///run/x.sock"], ["9001", "h:3"], str(file)))
+    expected = tree_from_proxy_arguments([":8080", "unix:///run/x.sock"], ["9001", "h:3"], routes=str(file))
+    file.unlink()
+    assert kept.tree() == expected
+    assert kept.size_bytes < 6000

@@ -1,5 +1,7 @@
 """What a broken or hostile origin sends is answered with 502 or visibly cut, and never reaches another exchange."""
 
+import threading
+
 import pytest
 
 from kit.client import RawClient, get
@@ -52,20 +54,24 @@ def test_longer_than_its_length(wire: Wire) -> None:
 
 def test_unsolicited_response_on_an_idle_connection(wire: Wire) -> None:
     """A response that nobody asked for, sent while the connection is pooled, answers no later request."""
-    sent: list[OriginConnection] = []
+    poisoned: list[OriginConnection] = []
+    closed = threading.Event()
 
     def reply(connection: OriginConnection, head: Message) -> bool:
         connection.send(OK)
-        if not sent:
-            sent.append(connection)
-            connection.wait(0.05)
-            connection.send(POISON)
-        return True
+        if poisoned:
+            return True
+        poisoned.append(connection)
+        connection.wait(0.05)
+        connection.send(POISON)
+        connection.hang_until_closed()
+        closed.set()
+        return False
 
     wire.origin.forget(reply=reply)
     with RawClient(wire.address) as client:
         assert client.ask(GET).body == b"ok"
-        sent[0].dropped.wait(0.1)
+        assert closed.wait(10.0)
         for _ in range(3):
             assert client.ask(GET).body == b"ok"
 

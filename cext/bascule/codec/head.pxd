@@ -14,11 +14,6 @@ cdef enum HeadResult:
     HEAD_BAD = -1                 # malformed
     HEAD_TOO_MANY = -2            # more than HEADERS_MAX headers
 
-cdef enum BodyResult:
-    BODY_MORE = 0
-    BODY_COMPLETE = 1
-    BODY_BAD = -1                 # malformed chunks, or trailers or extensions beyond their bounds
-
 cdef enum FramingFault:           # why a head was refused
     FAULT_NONE = 0
     FAULT_LENGTH_REPEATED = 1
@@ -46,9 +41,6 @@ cdef struct Semantics:            # what the whole head says; filled by head_sem
 cdef void head_begin(Direction* direction, Head* head, bint response) noexcept nogil
 cdef int head_feed(Direction* direction, Head* head, const char* base, uint32_t start, uint32_t end) noexcept nogil
 cdef void head_semantics(Head* head, bint http_10, bint response, Semantics* semantics) noexcept nogil
-cdef void body_begin_chunked(Direction* direction) noexcept nogil
-cdef int body_feed_chunked(Direction* direction, char* data, uint32_t length, uint32_t* consumed) noexcept nogil
 cdef void heads_bind() noexcept nogil
 
-cdef bint same_token(const char* a, uint32_t a_length, const char* lower, uint32_t lower_length) noexcept nogil
 cdef bint list_has_token(const char* list, uint32_t length, const char* lower, uint32_t lower_length) noexcept nogil

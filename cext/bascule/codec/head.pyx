@@ -1,19 +1,22 @@
 """See head.pxd. RFC 9112 sections 2-7, RFC 9110 section 7.6.1 for Connection."""
 
+from bascule.codec.chunked cimport chunked_bind
 from bascule.codec.llhttp cimport (
+    F_CHUNKED,
     HPE_OK,
     HPE_PAUSED,
     LLHTTP_REQUEST,
     LLHTTP_RESPONSE,
     LlhttpTable,
+    llhttp_bind,
     llhttp_settings_t,
     llhttp_t,
     llhttp_table,
 )
-from bascule.engine.memory cimport Buf, slab_get
-from bascule.engine.system cimport likely, memmove, memcpy, unlikely
+from bascule.codec.scan cimport scan_request, scan_response
+from bascule.codec.token cimport same_token
+from bascule.engine.system cimport BASCULE_DEBUG, debug_assert, likely, unlikely
 from bascule.engine.types cimport (
-    EXTENSIONS_MAX,
     HEADER_CONNECTION,
     HEADER_CONTENT_LENGTH,
     HEADER_EXPECT,
@@ -33,16 +36,12 @@ from bascule.engine.types cimport (
     HEADER_X_FORWARDED_PROTO,
     HEADER_X_REQUEST_ID,
     HEADERS_MAX,
-    TRAILERS_MAX,
 )
 
 cdef llhttp_settings_t head_settings
-cdef llhttp_settings_t body_settings
 cdef LlhttpTable* parser_table
 
 cdef enum:
-    FRAMING_BYTES_FREE = 65536    # of chunk framing in one message, beside
-    FRAMING_RATIO_MAX = 16        # bytes of it for each byte of body: three times what one-byte chunks need
     CONNECTIONS_MAX = 8           # Connection headers of one head
     ABORT = -1                    # any value llhttp does not know stops it
 
@@ -101,64 +100,6 @@ cdef int on_pause(llhttp_t* parser) noexcept nogil:
     return HPE_PAUSED
 
 
-# ---- callbacks while a chunked body is read (parser.data is the Direction) ------------------------------------------------
-cdef int on_body(llhttp_t* parser, const char* at, size_t length) noexcept nogil:
-    # Decoded bytes of one read are moved together, so that they leave as one chunk; a single chunk is not moved at all.
-    cdef Direction* direction = <Direction*>parser.data
-    if direction.body_length == 0:
-        direction.body_data = <char*>at
-    elif direction.body_data + direction.body_length != at:
-        memmove(direction.body_data + direction.body_length, at, length)
-    direction.body_length += <uint32_t>length
-    return 0
-
-
-cdef int on_extension(llhttp_t* parser, const char* at, size_t length) noexcept nogil:
-    cdef Direction* direction = <Direction*>parser.data
-    direction.extension_bytes += <uint32_t>length
-    if direction.extension_bytes > EXTENSIONS_MAX:
-        return ABORT
-    return 0
-
-
-cdef int trailer_append(Direction* direction, const char* at, size_t length) noexcept nogil:
-    cdef Buf* buf = direction.trailers
-    if buf == NULL:
-        buf = <Buf*>slab_get(direction.bufs)
-        if buf == NULL:
-            return ABORT
-        buf.next = NULL
-        buf.start = 0
-        buf.end = 0
-        direction.trailers = buf
-    if buf.end + length > TRAILERS_MAX:
-        return ABORT
-    memcpy(buf.data + buf.end, at, length)
-    buf.end += <uint32_t>length
-    return 0
-
-
-cdef int on_trailer_field(llhttp_t* parser, const char* at, size_t length) noexcept nogil:
-    return trailer_append(<Direction*>parser.data, at, length)
-
-
-cdef int on_trailer_field_complete(llhttp_t* parser) noexcept nogil:
-    return trailer_append(<Direction*>parser.data, b": ", 2)
-
-
-cdef int on_trailer_value(llhttp_t* parser, const char* at, size_t length) noexcept nogil:
-    return trailer_append(<Direction*>parser.data, at, length)
-
-
-cdef int on_trailer_value_complete(llhttp_t* parser) noexcept nogil:
-    return trailer_append(<Direction*>parser.data, b"\r\n", 2)
-
-
-cdef int on_message_complete(llhttp_t* parser) noexcept nogil:
-    (<Direction*>parser.data).body_complete = True
-    return HPE_PAUSED
-
-
 cdef void heads_bind() noexcept nogil:
     """Fills the callback tables; after llhttp_bind."""
     global parser_table
@@ -169,21 +110,13 @@ cdef void heads_bind() noexcept nogil:
     head_settings.on_header_value = on_value
     head_settings.on_header_value_complete = on_value_complete
     head_settings.on_headers_complete = on_pause
-    parser_table.settings_init(&body_settings)
-    body_settings.on_body = on_body
-    body_settings.on_chunk_extension_name = on_extension
-    body_settings.on_chunk_extension_value = on_extension
-    body_settings.on_header_field = on_trailer_field
-    body_settings.on_header_field_complete = on_trailer_field_complete
-    body_settings.on_header_value = on_trailer_value
-    body_settings.on_header_value_complete = on_trailer_value_complete
-    body_settings.on_message_complete = on_message_complete
+    chunked_bind()
 
 
 # ---- feeding -----------------------------------------------------------------------------------------------------------
 cdef void head_begin(Direction* direction, Head* head, bint response) noexcept nogil:
-    parser_table.init(&direction.parser, LLHTTP_RESPONSE if response else LLHTTP_REQUEST, &head_settings)
-    direction.parser.data = head
+    direction.llhttp_begun = False
+    direction.is_response = response
     head.length = 0
     head.count = 0
     head.url_length = 0
@@ -191,10 +124,36 @@ cdef void head_begin(Direction* direction, Head* head, bint response) noexcept n
     head.in_value = False
 
 
+cdef inline uint32_t head_scan(Direction* direction, Head* head, const char* base, uint32_t end) noexcept nogil:
+    if direction.is_response:
+        return scan_response(head, &direction.parser, base, end)
+    return scan_request(head, &direction.parser, base, end)
+
+
 cdef int head_feed(Direction* direction, Head* head, const char* base, uint32_t start, uint32_t end) noexcept nogil:
-    """Parses bytes [start, end) of `base`; earlier bytes of the head were fed before. `base` must not move meanwhile."""
+    """Parses bytes [start, end) of `base`; earlier bytes of the head were fed before. `base` must not move meanwhile.
+
+    A head that is whole and plain in the first bytes fed is read by the scanner; any other by llhttp, from its beginning.
+    """
+    head.base = base
+    if likely(not direction.llhttp_begun):
+        debug_assert(start == 0)
+        head.length = head_scan(direction, head, base, end)
+        if likely(head.length != 0):
+            if BASCULE_DEBUG:
+                debug_assert(llhttp_agrees(direction, head))
+            return HEAD_COMPLETE
+    return head_feed_llhttp(direction, head, base, start, end)
+
+
+cdef int head_feed_llhttp(Direction* direction, Head* head, const char* base, uint32_t start, uint32_t end) noexcept nogil:
     cdef int error
     head.base = base
+    if not direction.llhttp_begun:
+        head.url_length = 0  # the scanner may have got that far
+        parser_table.init(&direction.parser, LLHTTP_RESPONSE if direction.is_response else LLHTTP_REQUEST, &head_settings)
+        direction.parser.data = head
+        direction.llhttp_begun = True
     error = parser_table.execute(&direction.parser, base + start, end - start)
     if likely(error == HPE_PAUSED):
         head.length = <uint32_t>(direction.parser.error_pos - base)
@@ -204,46 +163,43 @@ cdef int head_feed(Direction* direction, Head* head, const char* base, uint32_t 
     return HEAD_TOO_MANY if head.error else HEAD_BAD
 
 
-cdef void body_begin_chunked(Direction* direction) noexcept nogil:
-    direction.parser.settings = &body_settings
-    direction.parser.data = direction
-    direction.extension_bytes = 0
-    direction.framing_bytes = 0
-    direction.body_complete = False
-    parser_table.resume(&direction.parser)
+cdef inline uint16_t trimmed(const Head* head, const Header* header) noexcept nogil:
+    cdef const char* value = head.base + header.value
+    cdef uint16_t length = header.value_length
+    while length and (value[length - 1] == c" " or value[length - 1] == c"\t"):
+        length -= 1
+    return length
 
 
-cdef int body_feed_chunked(Direction* direction, char* data, uint32_t length, uint32_t* consumed) noexcept nogil:
-    """Decodes in place: the decoded bytes are body_data[0 : body_length]. `consumed` < length only when complete."""
-    cdef int error
-    direction.body_length = 0
-    direction.body_data = data
-    error = parser_table.execute(&direction.parser, data, length)
-    if error == HPE_OK:
-        consumed[0] = length
-    elif error == HPE_PAUSED and direction.body_complete:
-        consumed[0] = <uint32_t>(direction.parser.error_pos - data)
-    else:
-        return BODY_BAD
-    # Leading zeros, empty extensions and one-byte chunks: framing in no proportion to the body it frames (CVE-2023-39326).
-    direction.framing_bytes += consumed[0] - direction.body_length
-    if unlikely(direction.framing_bytes > FRAMING_BYTES_FREE + FRAMING_RATIO_MAX * (direction.bytes + direction.body_length)):
-        return BODY_BAD
-    return BODY_COMPLETE if direction.body_complete else BODY_MORE
-
-
-# ---- tokens ------------------------------------------------------------------------------------------------------------
-cdef bint same_token(const char* a, uint32_t a_length, const char* lower, uint32_t lower_length) noexcept nogil:
-    """Case-insensitive equality with a lower-case token of letters and hyphens."""
+cdef bint llhttp_agrees(const Direction* direction, const Head* head) noexcept nogil:
+    """Whether llhttp reads the head as the scanner did: the promise of scan.pxd, kept by every test of a debug build."""
+    cdef const llhttp_t* scanned = &direction.parser
+    cdef Direction other
+    cdef Head whole
     cdef uint32_t i
-    if a_length != lower_length:
+    cdef const Header* a
+    cdef const Header* b
+    head_begin(&other, &whole, direction.is_response)
+    if head_feed_llhttp(&other, &whole, head.base, 0, head.length) != HEAD_COMPLETE or whole.length != head.length:
         return False
-    for i in range(a_length):
-        if (a[i] | 0x20) != lower[i]:
+    if other.parser.http_major != scanned.http_major or other.parser.http_minor != scanned.http_minor \
+            or (other.parser.flags & F_CHUNKED) != scanned.flags or whole.count != head.count:
+        return False
+    if direction.is_response:
+        if other.parser.status_code != scanned.status_code:
+            return False
+    elif other.parser.method != scanned.method or whole.url != head.url or whole.url_length != head.url_length:
+        return False
+    for i in range(head.count):
+        a = &head.headers[i]
+        b = &whole.headers[i]
+        if a.name != b.name or a.name_length != b.name_length or trimmed(head, a) != trimmed(&whole, b) \
+                or (trimmed(head, a) and a.value != b.value):
             return False
     return True
 
 
+# ---- tokens ------------------------------------------------------------------------------------------------------------
 cdef inline uint32_t list_element(const char* list, uint32_t length, uint32_t i, uint32_t* start, uint32_t* end) noexcept nogil:
     """The element of a comma-separated list that begins at `i`, without white space; returns where the next begins."""
     start[0] = i
@@ -267,43 +223,44 @@ cdef bint list_has_token(const char* list, uint32_t length, const char* lower, u
     return False
 
 
-cdef uint8_t header_id(const char* name, uint16_t length) noexcept nogil:
-    if length == 4:
+cdef inline uint8_t header_id(const char* name, uint16_t length) noexcept nogil:
+    # One chain of elif, which becomes a jump table: most names are told apart by their length and first letter.
+    if length == 2:
+        return HEADER_TE if same_token(name, 2, b"te", 2) else HEADER_OTHER
+    elif length == 3:
+        return HEADER_VIA if same_token(name, 3, b"via", 3) else HEADER_OTHER
+    elif length == 4:
         return HEADER_HOST if same_token(name, 4, b"host", 4) else HEADER_OTHER
-    if length == 10:
-        if same_token(name, 10, b"connection", 10):
-            return HEADER_CONNECTION
-        return HEADER_KEEP_ALIVE if same_token(name, 10, b"keep-alive", 10) else HEADER_OTHER
-    if length == 14:
-        return HEADER_CONTENT_LENGTH if same_token(name, 14, b"content-length", 14) else HEADER_OTHER
-    if length == 17:
-        if same_token(name, 17, b"transfer-encoding", 17):
-            return HEADER_TRANSFER_ENCODING
-        return HEADER_X_FORWARDED_PROTO if same_token(name, 17, b"x-forwarded-proto", 17) else HEADER_OTHER
-    if length == 7:
+    elif length == 5:
+        # "Proxy" would become HTTP_PROXY in CGI programs behind us (CVE-2016-5385): dropped like a hop-by-hop header.
+        return HEADER_PROXY_CONNECTION if same_token(name, 5, b"proxy", 5) else HEADER_OTHER
+    elif length == 6:
+        return HEADER_EXPECT if same_token(name, 6, b"expect", 6) else HEADER_OTHER
+    elif length == 7:
         if same_token(name, 7, b"upgrade", 7):
             return HEADER_UPGRADE
         return HEADER_TRAILER if same_token(name, 7, b"trailer", 7) else HEADER_OTHER
-    if length == 16:
+    elif length == 9:
+        return HEADER_FORWARDED if same_token(name, 9, b"forwarded", 9) else HEADER_OTHER
+    elif length == 10:
+        if same_token(name, 10, b"connection", 10):
+            return HEADER_CONNECTION
+        return HEADER_KEEP_ALIVE if same_token(name, 10, b"keep-alive", 10) else HEADER_OTHER
+    elif length == 12:
+        return HEADER_X_REQUEST_ID if same_token(name, 12, b"x-request-id", 12) else HEADER_OTHER
+    elif length == 14:
+        return HEADER_CONTENT_LENGTH if same_token(name, 14, b"content-length", 14) else HEADER_OTHER
+    elif length == 15:
+        return HEADER_X_FORWARDED_FOR if same_token(name, 15, b"x-forwarded-for", 15) else HEADER_OTHER
+    elif length == 16:
         if same_token(name, 16, b"x-forwarded-host", 16):
             return HEADER_X_FORWARDED_HOST
         return HEADER_PROXY_CONNECTION if same_token(name, 16, b"proxy-connection", 16) else HEADER_OTHER
-    if length == 15:
-        return HEADER_X_FORWARDED_FOR if same_token(name, 15, b"x-forwarded-for", 15) else HEADER_OTHER
-    if length == 6:
-        return HEADER_EXPECT if same_token(name, 6, b"expect", 6) else HEADER_OTHER
-    if length == 9:
-        return HEADER_FORWARDED if same_token(name, 9, b"forwarded", 9) else HEADER_OTHER
-    if length == 12:
-        return HEADER_X_REQUEST_ID if same_token(name, 12, b"x-request-id", 12) else HEADER_OTHER
-    if length == 2:
-        return HEADER_TE if same_token(name, 2, b"te", 2) else HEADER_OTHER
-    if length == 3:
-        return HEADER_VIA if same_token(name, 3, b"via", 3) else HEADER_OTHER
-    if length == 5:
-        # "Proxy" would become HTTP_PROXY in CGI programs behind us (CVE-2016-5385): dropped like a hop-by-hop header.
-        return HEADER_PROXY_CONNECTION if same_token(name, 5, b"proxy", 5) else HEADER_OTHER
-    if length == 18:
+    elif length == 17:
+        if same_token(name, 17, b"transfer-encoding", 17):
+            return HEADER_TRANSFER_ENCODING
+        return HEADER_X_FORWARDED_PROTO if same_token(name, 17, b"x-forwarded-proto", 17) else HEADER_OTHER
+    elif length == 18:
         return HEADER_PROXY_AUTHENTICATE if same_token(name, 18, b"proxy-authenticate", 18) else HEADER_OTHER
     return HEADER_OTHER
 
@@ -361,12 +318,6 @@ cdef bint drop_named(Head* head, const Header* connection) noexcept nogil:
     return True
 
 
-cdef inline void trim(Head* head, Header* header) noexcept nogil:
-    cdef const char* value = head.base + header.value
-    while header.value_length and (value[header.value_length - 1] == c" " or value[header.value_length - 1] == c"\t"):
-        header.value_length -= 1
-
-
 cdef void head_semantics(Head* head, bint http_10, bint response, Semantics* s) noexcept nogil:
     """Classifies every header, marks what is not forwarded, and decides the framing.
 
@@ -386,7 +337,7 @@ cdef void head_semantics(Head* head, bint http_10, bint response, Semantics* s) 
     for i in range(head.count):
         header = &head.headers[i]
         header.id = header_id(head.base + header.name, header.name_length)
-        trim(head, header)
+        header.value_length = trimmed(head, header)
         if likely(header.id == HEADER_OTHER):
             continue
         value = head.base + header.value
@@ -442,3 +393,35 @@ cdef void head_semantics(Head* head, bint http_10, bint response, Semantics* s) 
         s.fault = FAULT_LENGTH_AND_CODING
     elif codings and http_10:
         s.fault = FAULT_CODING_IN_10
+
+
+# ---- for tests -----------------------------------------------------------------------------------------------------------
+def read_head(bytes data, *, bint response=False, bint scanner=True):
+    cdef Direction direction
+    cdef Head head
+    cdef const char* base = data
+    cdef uint32_t i
+    cdef Header* header
+    llhttp_bind()
+    heads_bind()
+    head_begin(&direction, &head, response)
+    head.base = base
+    if scanner:
+        head.length = head_scan(&direction, &head, base, <uint32_t>len(data))
+        if head.length == 0:
+            return None
+    elif head_feed_llhttp(&direction, &head, base, 0, <uint32_t>len(data)) != HEAD_COMPLETE:
+        return None
+    headers = []
+    for i in range(head.count):
+        header = &head.headers[i]
+        headers.append((data[header.name:header.name + header.name_length],
+                        data[header.value:header.value + trimmed(&head, header)]))
+    return {
+        "length": head.length,
+        "start": direction.parser.status_code if response else direction.parser.method,
+        "target": b"" if response else data[head.url:head.url + head.url_length],
+        "version": (direction.parser.http_major, direction.parser.http_minor),
+        "chunked": bool(direction.parser.flags & F_CHUNKED),
+        "headers": headers,
+    }

@@ -77,6 +77,7 @@ cdef enum:
     METHOD_CONNECT = 5
     METHOD_OPTIONS = 6
     METHOD_TRACE = 7
+    METHOD_PATCH = 28
 
 cdef struct LlhttpTable:
     void (*init)(llhttp_t* parser, int type, const llhttp_settings_t* settings) noexcept nogil

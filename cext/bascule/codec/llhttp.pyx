@@ -5,6 +5,8 @@ before the first connection: sizeof by canaries, every callback slot by a reques
 the fields the engine reads, by value.
 """
 
+import sys
+
 from libc.stddef cimport size_t
 from libc.string cimport memset
 
@@ -13,8 +15,7 @@ cdef extern from "dlfcn.h" nogil:
     void* dlsym(void* handle, const char* name)
     const char* dlerror()
     enum:
-        RTLD_NOW
-        RTLD_NOLOAD
+        RTLD_LAZY
 
 _REMEDY = "install a supported release: pip install 'httptools>=0.7.1,<0.10'"
 
@@ -174,6 +175,26 @@ cdef void* resolve(void* library, bytes name) except NULL:
     return found
 
 
+cdef object find_module(str name, path):
+    for finder in sys.meta_path:
+        spec = finder.find_spec(name, path)
+        if spec is not None:
+            return spec
+    return None
+
+
+cdef str library_path():
+    """Where the module that holds llhttp is. It is found but not imported: httptools brings `typing`, 20 ms of every worker's start."""
+    package = find_module("httptools", None)
+    if package is not None and package.submodule_search_locations:
+        for folder in package.submodule_search_locations:
+            module = find_module("httptools.parser.parser", [f"{folder}/parser"])
+            if module is not None and module.origin:
+                return module.origin
+    import httptools.parser.parser as imported
+    return imported.__file__
+
+
 cdef int llhttp_bind() except -1:
     """Resolves and probes llhttp once a process.
 
@@ -181,13 +202,10 @@ cdef int llhttp_bind() except -1:
     """
     if llhttp.execute != NULL:
         return 0
-    import httptools.parser.parser as module
-    cdef bytes path = module.__file__.encode()
-    cdef void* library = dlopen(path, RTLD_NOW | RTLD_NOLOAD)
+    cdef str path = library_path()
+    cdef void* library = dlopen(path.encode(), RTLD_LAZY)
     if library == NULL:
-        library = dlopen(path, RTLD_NOW)
-    if library == NULL:
-        raise ParserMismatch(f"cannot open {module.__file__}: {(<bytes>dlerror()).decode()}; {_REMEDY}")
+        raise ParserMismatch(f"cannot open {path}: {(<bytes>dlerror()).decode()}; {_REMEDY}")
     llhttp.init = <void (*)(llhttp_t*, int, const llhttp_settings_t*) noexcept nogil>resolve(library, b"llhttp_init")
     llhttp.settings_init = <void (*)(llhttp_settings_t*) noexcept nogil>resolve(library, b"llhttp_settings_init")
     llhttp.resume = <void (*)(llhttp_t*) noexcept nogil>resolve(library, b"llhttp_resume")

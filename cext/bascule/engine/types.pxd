@@ -161,7 +161,8 @@ cdef struct Direction:
     uint8_t state                 # DirectionState
     uint8_t framing_in            # Framing as received
     uint8_t framing_out           # Framing as sent
-    uint8_t error                 # set by a parser callback
+    uint8_t is_response           # which head the parser reads
+    uint8_t llhttp_begun          # llhttp reads this head; else the scanner did, or no byte has come
     uint8_t sink_closed           # the sink takes no more bytes
     uint8_t shut                  # tunnels: the end was passed on
     uint32_t extension_bytes
@@ -174,7 +175,7 @@ cdef struct Direction:
     bint body_complete
     Buf* trailers                 # "Name: value" lines, or NULL
     Slab* bufs                    # where trailers come from
-    llhttp_t parser
+    llhttp_t parser               # of a head the scanner read: method, version, status_code and flags alone are set
 
 cdef enum HeaderId:
     HEADER_OTHER = 0

@@ -3,16 +3,15 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport strlen
 
+from bascule.codec.chunked cimport body_begin_chunked
 from bascule.codec.head cimport (
     FAULT_NONE,
     HEAD_COMPLETE,
     HEAD_MORE,
     HEAD_TOO_MANY,
-    body_begin_chunked,
     head_feed,
     head_semantics,
     list_has_token,
-    same_token,
 )
 from bascule.codec.llhttp cimport (
     F_CHUNKED,
@@ -26,6 +25,7 @@ from bascule.codec.llhttp cimport (
     LlhttpTable,
     llhttp_table,
 )
+from bascule.codec.token cimport same_token
 from bascule.engine.connection cimport (
     READ_AGAIN,
     buf_free,

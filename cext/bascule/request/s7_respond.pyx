@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
+from bascule.codec.chunked cimport body_begin_chunked
 from bascule.codec.head cimport (
     FAULT_NONE,
     HEAD_BAD,
@@ -9,7 +10,6 @@ from bascule.codec.head cimport (
     HEAD_MORE,
     HEAD_TOO_MANY,
     Semantics,
-    body_begin_chunked,
     head_begin,
     head_feed,
     head_semantics,

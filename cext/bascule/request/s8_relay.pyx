@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdio cimport snprintf
 
-from bascule.codec.head cimport BODY_BAD, BODY_COMPLETE, body_feed_chunked
+from bascule.codec.chunked cimport BODY_BAD, BODY_COMPLETE, body_feed_chunked
 from bascule.codec.trailers cimport trailers_filter
 from bascule.engine.connection cimport (
     IO_CLOSED,

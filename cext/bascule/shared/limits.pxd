@@ -19,7 +19,7 @@ from bascule.shared.snapshot cimport RateSpec
 
 
 cdef enum:
-    LIMITS_LAYOUT_VERSION = 1
+    LIMITS_LAYOUT_VERSION = 2
 
 cdef enum LimitsFault:
     LIMITS_OK = 0
@@ -53,5 +53,7 @@ cdef struct RateDecision:
 cdef int limits_open(LimitTable* table, uint8_t* base, uint64_t size, uint32_t worker) noexcept nogil
 cdef uint64_t limits_hash(const LimitTable* table, uint64_t identity, const uint8_t* key,
                           uint32_t length) noexcept nogil
+# Fetches what limits_take will look at first; for a caller that knows the key before it needs the decision.
+cdef void limits_prefetch(const LimitTable* table, uint64_t key) noexcept nogil
 cdef void limits_take(LimitTable* table, uint64_t key, const RateSpec* rates, uint32_t rate_count, uint64_t now_ns,
                       RateDecision* decision) noexcept nogil

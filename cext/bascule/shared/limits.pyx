@@ -103,8 +103,14 @@ cdef inline uint64_t sub_key(uint64_t key, uint32_t period) noexcept nogil:
 
 # ---- rates ----
 
-cdef inline RateLine* line_of(LimitTable* table, uint64_t tag) noexcept nogil:
-    return <RateLine*>table.rates + scale(tag, table.rate_sets)
+cdef inline RateLine* line_of(LimitTable* table, uint64_t key, uint32_t period) noexcept nogil:
+    """The periods of a key lie in neighbouring lines, so that a decision looks at one page. Which of the neighbours is first
+    depends on the key: limits with one period fill all lines alike."""
+    return <RateLine*>table.rates + scale(key, table.rate_sets // RATES_MAX) * RATES_MAX + ((key + period) & (RATES_MAX - 1))
+
+
+cdef void limits_prefetch(const LimitTable* table, uint64_t key) noexcept nogil:
+    prefetch(line_of(<LimitTable*>table, key, 0))
 
 
 cdef inline RateEntry* find(RateLine* line, uint64_t tag) noexcept nogil:
@@ -219,7 +225,7 @@ cdef void limits_take(LimitTable* table, uint64_t key, const RateSpec* rates, ui
         rate_count = RATES_MAX
     for i in range(rate_count):
         tags[i] = sub_key(key, i)
-        lines[i] = line_of(table, tags[i])
+        lines[i] = line_of(table, key, i)
         prefetch(lines[i])
     for i in range(rate_count):
         entries[i] = find(lines[i], tags[i])
@@ -251,7 +257,7 @@ cdef Layout region_layout(uint64_t size) noexcept nogil:
     layout.rates_offset = HEADER_SIZE + WORKERS_MAX * WORKER_LINE_SIZE
     layout.holdings_offset = (size - <uint64_t>WORKERS_MAX * entries * 4) & ~<uint64_t>4095
     layout.concurrency_offset = (layout.holdings_offset - entries * 8) & ~<uint64_t>4095
-    layout.rate_sets = (layout.concurrency_offset - layout.rates_offset) // sizeof(RateLine)
+    layout.rate_sets = (layout.concurrency_offset - layout.rates_offset) // sizeof(RateLine) // RATES_MAX * RATES_MAX
     return layout
 
 

@@ -78,10 +78,9 @@ cdef int region_create(const char* name, uint64_t size) except -1:
 def use_huge_pages(int fd) -> int:
     """Backs a region by huge pages as far as the kernel does it now, and returns the bytes that are.
 
-    A table that is read at random costs a walk through the page tables at every read: a rate limit over 10,000 keys
-    takes up to 190 ns on 4 KiB pages of a virtual machine and 70 to 80 ns on huge ones. The price is that the whole
-    region is then resident. Call it once, in any one process, when the region is really used; takes some ms, during
-    which others may use the region.
+    A table that is read at random costs a walk through the page tables at every read (docs/shared-memory.md has figures).
+    The price is that the whole region is then resident. Call it once, in any one process, when the region is really
+    used; takes some ms, during which others may use the region.
     """
     cdef Mapping mapping
     cdef uint64_t offset = 0, backed = 0

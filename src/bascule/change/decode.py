@@ -210,6 +210,9 @@ def _fields(cls: type[Record]) -> dict[str, _Field]:
 
 def _records_of(hint: Any) -> tuple[Any, str]:
     hint = _bare(hint)
+    if typing.get_origin(hint) is types.UnionType:  # a table that may be absent
+        present = [member for member in typing.get_args(hint) if member is not type(None)]
+        hint = present[0] if len(present) == 1 else hint
     if isinstance(hint, type) and issubclass(hint, Record):
         return hint, "one"
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

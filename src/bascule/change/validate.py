@@ -11,10 +11,21 @@ from typing import Any, Final
 
 from bascule.change.address import id_valid, literal_sockaddr, network_problem, url_valid
 from bascule.change.validate_middleware import middleware_problems
+from bascule.change.validate_store import store_problems
 from bascule.model import limits
 from bascule.model.problems import Path, Problem, did_you_mean
 from bascule.model.quantities import duration_ms, size_bytes
-from bascule.model.tree import Backend, ConcurrencyLimit, Frontend, Listener, Record, Server, Settings, Tree
+from bascule.model.tree import (
+    Backend,
+    ConcurrencyLimit,
+    Frontend,
+    HealthCheck,
+    Listener,
+    Record,
+    Server,
+    Settings,
+    Tree,
+)
 
 _ID_REMEDY: Final = f"use 1 to {limits.ID_LENGTH_MAX} of A-Z a-z 0-9 . _ -"
 _LISTENER_TIMEOUTS: Final = ("header_timeout", "keepalive_timeout", "body_timeout")
@@ -26,9 +37,10 @@ _BACKEND_TIMEOUTS: Final = (
     "tunnel_timeout",
     "keepalive_timeout",
     "resolve_interval",
+    "slow_start",
 )
 _BACKEND_TIMEOUTS_OF: Final[Callable[[Backend], tuple[str, ...]]] = operator.attrgetter(*_BACKEND_TIMEOUTS)
-_MAY_BE_OFF: Final = frozenset({"exchange_timeout", "drain_timeout", "keepalive_timeout"})
+_MAY_BE_OFF: Final = frozenset({"exchange_timeout", "drain_timeout", "keepalive_timeout", "slow_start"})
 
 
 def validate(tree: Tree, *, backends: Collection[str] | None = None, dangling: bool = False) -> list[Problem]:
@@ -164,6 +176,8 @@ def _backends(backends: Mapping[str, Backend]) -> Iterator[Problem]:
                 yield from _duration(backend, field, ("backends", name))
             yield from _resolve_interval(backend, ("backends", name))
     for name, backend in backends.items():
+        if backend.health_check is not None:
+            yield from _health_check(backend.health_check, ("backends", name, "health_check"))
         servers = backend.servers
         if len(servers) == 1:
             ((server_id, server),) = servers.items()
@@ -190,6 +204,26 @@ def _resolve_interval(backend: Backend, path: Path) -> Iterator[Problem]:
             message=f"resolve_interval of {backend.resolve_interval} would ask the name servers too often",
             remedy='use at least "1s"',
         )
+
+
+def _health_check(check: HealthCheck, path: Path) -> Iterator[Problem]:
+    yield from _duration(check, "timeout", path)
+    yield from _duration(check, "interval", path)
+    if 0 < duration_ms(check.interval) < limits.HEALTH_INTERVAL_MIN_MS:
+        yield Problem(
+            path=(*path, "interval"),
+            message=f"interval of {check.interval} would ask the servers too often",
+            remedy=f'use at least "{limits.HEALTH_INTERVAL_MIN_MS}ms"',
+        )
+    # Neither can end a line, and with it the request: what follows would be a request of its own.
+    if not check.path.startswith("/") or not check.path.isascii() or not check.path.isprintable() or " " in check.path:
+        yield Problem(
+            path=(*path, "path"),
+            message=f"{check.path!r} is not the target of a request",
+            remedy='write a path and query in ASCII without spaces: "/health"',
+        )
+    if not check.host.isascii() or not check.host.isprintable() or " " in check.host:
+        yield Problem(path=(*path, "host"), message=f"{check.host!r} is not a host name", remedy='write "app.internal"')
 
 
 def _servers(servers: Mapping[str, Server], path: Path) -> Iterator[Problem]:
@@ -291,7 +325,7 @@ def _settings(tree: Tree) -> Iterator[Problem]:
     yield from _size(
         settings, "limits_memory", ("settings",), limits.LIMITS_MEMORY_MIN_BYTES, limits.LIMITS_MEMORY_MAX_BYTES
     )
-    yield from _duration(tree.store, "poll_interval", ("store",))
+    yield from store_problems(tree.store)
     log = settings.access_log
     if log not in ("off", "stderr") and (not log.startswith("/") or log.endswith("/") or "\0" in log):
         yield Problem(

@@ -3,7 +3,11 @@
 Units are last in the names. A bound that a C struct imposes names the struct; see cext/bascule/shared/snapshot.pxd.
 """
 
-from typing import Final
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final  # importing it costs a start 10 ms of CPU
 
 ID_LENGTH_MAX: Final = 96
 ID_PATTERN: Final = rf"[A-Za-z0-9._-]{{1,{ID_LENGTH_MAX}}}"
@@ -51,6 +55,9 @@ DRAIN_MAX_MS: Final = 24 * 3600 * 1000
 LIMITS_MEMORY_MIN_BYTES: Final = 1 << 20
 LIMITS_MEMORY_MAX_BYTES: Final = 1 << 36
 RESOLVE_INTERVAL_MIN_MS: Final = 1000
+HEALTH_INTERVAL_MIN_MS: Final = 100
+HEALTH_THRESHOLD_MAX: Final = 100
+HISTORY_AGE_MAX_MS: Final = 3650 * 24 * 3600 * 1000
 
 OBJECTS_MAX: Final = 4_000_000
 """Of one kind; indices are uint32 with NO_INDEX reserved."""

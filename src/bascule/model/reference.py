@@ -75,6 +75,8 @@ def _type(hint: Any) -> str:
         return "table by id"
     if typing.get_origin(bare) is tuple:
         return "list"
+    if any(isinstance(argument, type) and issubclass(argument, tree.Record) for argument in (bare, *arguments)):
+        return "table"
     if typing.get_origin(bare) in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(_type(argument) for argument in arguments))
     low = next((meta.ge for meta in metas if meta.ge is not None), None)

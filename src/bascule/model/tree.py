@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from bascule.model import limits
-from bascule.model.quantities import DURATION_PATTERN, SIZE_PATTERN
+from bascule.model.quantities import DURATION_PATTERN, SIZE_PATTERN, duration_ms
 
 Duration = Annotated[
     str, Meta(pattern=DURATION_PATTERN, extra={"expected": 'a duration such as "250ms", "5s" or "1h"'})
@@ -78,9 +78,30 @@ class Server(Record, frozen=True):
         str, Meta(max_length=limits.VERSION_BYTES_MAX, description="Version of the software behind it, for display.")
     ] = ""
     state: Annotated[
-        Literal["up", "draining", "down"],
-        Meta(description="draining finishes what it has and takes nothing new; down takes nothing."),
+        Literal["up", "starting", "draining", "down"],
+        Meta(
+            description="starting takes nothing until it is up by its own word or by its health check; draining "
+            "finishes what it has and takes nothing new; down takes nothing."
+        ),
     ] = "up"
+
+
+Threshold = Annotated[int, Meta(ge=1, le=limits.HEALTH_THRESHOLD_MAX)]
+
+
+class HealthCheck(Record, frozen=True):
+    """How the master asks a server whether it is well. Its verdict changes after several answers of one kind."""
+
+    type: Annotated[
+        Literal["http", "tcp"],
+        Meta(description="http: GET `path` is answered with 200 to 399; tcp: a connection is accepted."),
+    ] = "http"
+    path: Annotated[str, Meta(max_length=1024, description="Request target of http.")] = "/"
+    host: Annotated[str, Meta(max_length=255, description="Host header of http; empty: the server's address.")] = ""
+    interval: Annotated[Duration, Meta(description="Between two questions to one server, spread a little.")] = "5s"
+    timeout: Annotated[Duration, Meta(description="An answer that takes longer is a failure.")] = "2s"
+    healthy: Annotated[Threshold, Meta(description="Good answers in a row that make a server healthy.")] = 2
+    unhealthy: Annotated[Threshold, Meta(description="Failures in a row that make a server unhealthy.")] = 3
 
 
 class Backend(Record, frozen=True):
@@ -102,6 +123,13 @@ class Backend(Record, frozen=True):
         Meta(ge=0, le=limits.IDLE_CONNECTIONS_MAX, description="Idle connections kept per server and worker."),
     ] = 512
     resolve_interval: Annotated[Duration, Meta(description="How often the servers' host names are looked up.")] = "10s"
+    health_check: Annotated[
+        HealthCheck | None, Meta(description="A table, below; without one, servers are not asked.")
+    ] = None
+    slow_start: Annotated[
+        Duration,
+        Meta(description="A server that becomes ready gets its full share only after this time, growing evenly."),
+    ] = "0s"
     servers: Annotated[dict[Id, Server], Meta(description="The pool, by server id.")] = {}
 
 
@@ -192,11 +220,91 @@ class Frontend(Record, frozen=True):
 
 
 class Store(Record, frozen=True):
-    """Where the configuration lives. A file that holds this table is its own store."""
+    """Where the configuration lives. It is read from the file alone: a store does not say where it is."""
 
-    type: Annotated[Literal["file"], Meta(description="Kind of store.")] = "file"
-    watch: Annotated[bool, Meta(description="Follow changes of the file; without it, only on SIGHUP.")] = True
-    poll_interval: Annotated[Duration, Meta(description="How often the file is looked at.")] = "1s"
+    type: Annotated[
+        Literal["file", "embedded", "etcd", "vulcand"],
+        Meta(
+            description="file: this file is the whole tree; embedded: a database on this machine; etcd: our layout in "
+            "etcd; vulcand: an existing vulcand tree in etcd, read only."
+        ),
+    ] = "file"
+    watch: Annotated[bool, Meta(description="file: follow its changes; without it, only on SIGHUP.")] = True
+    poll_interval: Annotated[Duration, Meta(description="file: how often it is looked at.")] = "1s"
+    path: Annotated[str, Meta(description="embedded: the database; empty: `store.sqlite` in the state directory.")] = ""
+    history_revisions: Annotated[
+        int, Meta(ge=10, le=10_000_000, description="embedded: revisions kept for history, rollback and watches.")
+    ] = 10_000
+    history_age: Annotated[Duration, Meta(description="embedded: how long a revision is kept at most.")] = "30d"
+    endpoints: Annotated[
+        tuple[str, ...], Meta(description='etcd: its members, such as "http://10.0.0.1:2379" or "https://...".')
+    ] = ("http://127.0.0.1:2379",)
+    prefix: Annotated[
+        str, Meta(max_length=256, description='etcd: what all keys begin with; empty: "/bascule", or "/vulcand".')
+    ] = ""
+    username: Annotated[str, Meta(max_length=256, description="etcd: user; empty: no authentication.")] = ""
+    password_file: Annotated[str, Meta(description="etcd: file that holds the user's password and nothing else.")] = ""
+    ca_file: Annotated[str, Meta(description="etcd: certificates (PEM) that sign the members'.")] = ""
+    cert_file: Annotated[str, Meta(description="etcd: our certificate (PEM), where members ask for one.")] = ""
+    key_file: Annotated[str, Meta(description="etcd: the key of `cert_file` (PEM).")] = ""
+    timeout: Annotated[Duration, Meta(description="etcd: an answer that takes longer is a failure.")] = "5s"
+    coalesce: Annotated[
+        Duration, Meta(description="Changes that follow each other within this time come into force together.")
+    ] = "20ms"
+    coalesce_max: Annotated[Duration, Meta(description="The first of them waits no longer than this.")] = "250ms"
+    reconcile_interval: Annotated[
+        Duration, Meta(description="How often everything is read again, to mend what a watch lost; 0s: never.")
+    ] = "5m"
+    pool_loss_percent: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100,
+            description="A pool that loses more of its servers at once by vanishing is held; 100: only one that "
+            "loses all.",
+        ),
+    ] = 33
+    tree_loss_percent: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100,
+            description="A change that removes more of all frontends, backends or listeners at once is held; "
+            "100: only one that removes all.",
+        ),
+    ] = 50
+    tree_loss_min: Annotated[
+        int, Meta(ge=1, le=limits.OBJECTS_MAX, description="Fewer removed objects of one kind are never held.")
+    ] = 10
+
+    def etcd_options(self) -> "EtcdOptions":
+        """Return what a client of etcd needs, with the defaults that depend on the type."""
+        return EtcdOptions(
+            endpoints=self.endpoints,
+            prefix=(self.prefix or ("/vulcand" if self.type == "vulcand" else "/bascule")).rstrip("/"),
+            username=self.username,
+            password_file=self.password_file,
+            ca_file=self.ca_file,
+            cert_file=self.cert_file,
+            key_file=self.key_file,
+            timeout_ms=duration_ms(self.timeout),
+        )
+
+
+class EtcdOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What EtcdStore and VulcandStore are made from."""
+
+    endpoints: tuple[str, ...]
+    """`http://HOST:PORT` or `https://HOST:PORT`; without a scheme, http unless `ca_file` is given."""
+    prefix: str
+    """Begins with a slash, ends with none."""
+    username: str = ""
+    password_file: str = ""
+    """Read at each authentication, so that a changed password needs no restart."""
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    timeout_ms: int = 5000
 
 
 class Settings(Record, frozen=True):

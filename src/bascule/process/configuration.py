@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bascule.change.compiled import CompiledSnapshot
-    from bascule.change.kept import KeptTree
+    from bascule.change.kept import Kept
     from bascule.model.problems import ConfigError, Problem
     from bascule.model.tree import Settings, Store, Tree
     from bascule.store.file import Loaded
@@ -45,7 +45,7 @@ class Configuration:
         self.settings: Settings = tree.settings
         self.store: Store = tree.store
         self._tree: Tree | None = tree
-        self._kept: KeptTree | None = None
+        self._kept: Kept | None = None
         self._loaded = loaded
 
     @property
@@ -59,12 +59,9 @@ class Configuration:
     def pack(self) -> None:
         """Keep the tree small from now on, and forget the text it came from."""
         if self._tree is not None:
-            from bascule.change.kept import KeptTree
-            from bascule.store.proxy_boot import PlainTree, typed_tree
+            from bascule.change.kept import keep
 
-            if isinstance(self._tree, PlainTree):
-                self._tree = typed_tree(self._tree)
-            self._kept, self._tree, self._loaded = KeptTree(self._tree), None, None
+            self._kept, self._tree, self._loaded = keep(self._tree), None, None
             return_freed_memory()
 
     def listeners(self) -> list[dict[str, str]]:
@@ -137,8 +134,8 @@ def load_first(options: dict[str, Any]) -> Configuration:
         from bascule.store.proxy_boot import plain_tree
 
         plain = plain_tree(options["listen"], options["to"], options["routes"] or None)
-        if plain is not None:
-            return Configuration(plain, _PROXY_ORIGIN)
+        if plain is not None:  # it has the fields of a Tree
+            return Configuration(plain, _PROXY_ORIGIN)  # type: ignore[arg-type]
     return load(options)
 
 

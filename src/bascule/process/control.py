@@ -16,7 +16,7 @@ from bascule.admin.status import Traffic, WorkerStatus, build_traffic
 from bascule.change.resolve import Resolver, names_of
 from bascule.model.problems import ConfigError, Problem
 from bascule.model.quantities import duration_ms
-from bascule.process import configuration
+from bascule.process import configuration, huge_pages
 from bascule.process.link import Link, LinkClosedError
 from bascule.process.master import Master, report_warnings
 from bascule.process.names import PATIENCE_S
@@ -345,6 +345,7 @@ class Control:
             master.in_force.pack()
         if reload_wanted:
             await self.reload("start of a new master")
+        self.spawn(huge_pages.back_when_used(master.regions[1], master.log))
         self.spawn(self._resolver.run(lambda: self.spawn(self._readdress())))
         if master.options["command"] == "run":
             self.spawn(self.watch_file())

@@ -376,6 +376,6 @@ def main(command: str, words: Sequence[str]) -> int:
 def _write_pid_file(path: str) -> None:
     """Write and rename: whoever reads it never sees an empty file."""
     temporary = f"{path}.{os.getpid()}"
-    with open(temporary, "w", encoding="ascii") as file:
+    with open(temporary, "w", encoding="utf-8") as file:
         file.write(f"{os.getpid()}\n")
     os.rename(temporary, path)

@@ -40,17 +40,18 @@ def spawn(module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> 
 def name_process(name: str) -> None:
     """Set what ps -o comm, top and the kernel's messages call this process (at most 15 bytes)."""
     try:
-        with open("/proc/self/comm", "w", encoding="ascii") as file:
-            file.write(name[:15])
+        descriptor = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
     except OSError:
         return
+    os.write(descriptor, name[:15].encode())  # a text file of another encoding than UTF-8 would import its codec
+    os.close(descriptor)
 
 
 def start_time(pid: int) -> int:
     """Return when a process started, in clock ticks since boot; 0 when there is none. With the pid it names a
     process."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
     except OSError:
         return 0

@@ -51,14 +51,14 @@ class StateDirectory:
     def write(self, name: str, value: dict[str, Any]) -> None:
         """Replace a JSON file in one step: readers see the old one or the new one."""
         temporary = self.file(name + ".new")
-        with open(temporary, "w", encoding="ascii") as file:
+        with open(temporary, "w", encoding="utf-8") as file:
             file.write(wire.dumps(value) + "\n")
         os.rename(temporary, self.file(name))
 
     def read(self, name: str) -> dict[str, Any]:
         """Return a JSON file written by `write`, empty when there is none or it is damaged."""
         try:
-            with open(self.file(name), encoding="ascii") as file:
+            with open(self.file(name), encoding="utf-8") as file:
                 value = wire.loads(file.read().strip())
         except (OSError, ValueError):
             return {}

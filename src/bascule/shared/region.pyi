@@ -6,8 +6,7 @@ class RegionError(ValueError):
 def use_huge_pages(fd: int) -> int:
     """Backs a region by huge pages as far as the kernel does it now, and returns the bytes that are.
 
-    A table that is read at random costs a walk through the page tables at every read: a rate limit over 10,000 keys
-    takes up to 190 ns on 4 KiB pages of a virtual machine and 70 to 80 ns on huge ones. The price is that the whole
-    region is then resident. Call it once, in any one process, when the region is really used; takes some ms, during
-    which others may use the region.
+    A table that is read at random costs a walk through the page tables at every read (docs/shared-memory.md has figures).
+    The price is that the whole region is then resident. Call it once, in any one process, when the region is really
+    used; takes some ms, during which others may use the region.
     """
