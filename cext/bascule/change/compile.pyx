@@ -270,7 +270,12 @@ cdef class SnapshotCompiler:
             pairs += editing.delta.conflicts_with_base(index, &self.base_view.view, &base)
         if editing.retired_count:
             sections[ROUTES_RETIRED] = (<const char*>editing.retired)[:self.base_bound // 8 + 1]
-        return sections, conflicts_of(state, pairs)
+        takers = {}               # of several equals the least id takes the requests, in whatever table it is
+        for conflict in conflicts_of(state, pairs):
+            known = takers.get(conflict.loser)
+            if known is None or conflict.winner_id < known.winner_id:
+                takers[conflict.loser] = conflict
+        return sections, list(takers.values())
 
     @property
     def fold_due(self):

@@ -19,7 +19,7 @@ snapshot that names it.
     +------------+-----------+-----------+-- ... --+-----------+
     | ImageHeader| section 0 | section 1 |         | section n |     every section starts 8-byte aligned
     +------------+-----------+-----------+-- ... --+-----------+
-                 ^ checksum (CRC-32, zlib's) covers from here to the end ^
+    ^ checksum (CRC-32, zlib's) covers all of it, its own four bytes as zeros ^
 
 Little-endian, no pointers: a Str is an offset and a length into the STRINGS section; record references are indices.
 Same input, same bytes: after a full compilation records are sorted by id and strings interned in order of first use; edits
@@ -66,7 +66,7 @@ cdef struct ImageHeader:          # 512 bytes (IMAGE_HEADER_SIZE), the rest of i
     uint32_t header_size          # IMAGE_HEADER_SIZE
     uint64_t size                 # of the whole image
     uint64_t revision             # the publisher's own sequence; of a routes base, the one it was compiled for
-    uint32_t checksum             # zlib.crc32 of bytes [header_size, size)
+    uint32_t checksum             # zlib.crc32 of the whole image with these four bytes zero
     uint32_t section_count        # IMAGE_SECTIONS_MAX
     Section sections[24]
     uint64_t store_revision       # of the store, this was compiled from; 0 = no store

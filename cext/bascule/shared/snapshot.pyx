@@ -54,6 +54,15 @@ cdef struct Fault:
     uint32_t record               # index in it
 
 
+cdef uint32_t image_checksum(const ImageHeader* header, const uint8_t* body, uint64_t size) noexcept nogil:
+    """Of the header and what follows it; nothing is read where `size` is 0."""
+    cdef uint8_t[512] head
+    memset(head, 0, IMAGE_HEADER_SIZE)
+    memcpy(head, header, sizeof(ImageHeader))
+    (<ImageHeader*>head).checksum = 0
+    return checksum_crc32(checksum_crc32(0, head, IMAGE_HEADER_SIZE), body, size)
+
+
 # ---- sections ----
 
 cdef bint range_inside(uint32_t first, uint32_t count, uint32_t total) noexcept nogil:
@@ -297,7 +306,7 @@ cdef int check_outside(const uint8_t* base, uint64_t size, bint routes, Fault* f
     code = check_header(header, size, routes)
     if code != SNAPSHOT_OK:
         return code
-    if checksum_crc32(0, base + IMAGE_HEADER_SIZE, size - IMAGE_HEADER_SIZE) != header.checksum:
+    if image_checksum(header, base + IMAGE_HEADER_SIZE, size - IMAGE_HEADER_SIZE) != header.checksum:
         return SNAPSHOT_BAD_CHECKSUM
     return check_sections(header, fault)
 
@@ -433,7 +442,7 @@ cdef void copy_parts(uint8_t* base, ImageHeader* header, const Part* parts, uint
             at = base + header.sections[parts[i].number].offset
             memcpy(at, parts[i].data, parts[i].size)
             memset(at + parts[i].size, 0, -parts[i].size & 7)
-    header.checksum = checksum_crc32(0, base + IMAGE_HEADER_SIZE, header.size - IMAGE_HEADER_SIZE)
+    header.checksum = image_checksum(header, base + IMAGE_HEADER_SIZE, header.size - IMAGE_HEADER_SIZE)
     memset(base, 0, IMAGE_HEADER_SIZE)
     memcpy(base, header, sizeof(ImageHeader))
 
@@ -517,7 +526,7 @@ cdef int write_all(int fd, ImageHeader* header, const Part* parts, uint32_t coun
     cdef uint64_t padding
     cdef ssize_t written
     zeros[0] = 0
-    header.checksum = 0
+    header.checksum = image_checksum(header, NULL, 0)
     for i in range(count):
         if parts[i].size == 0:
             continue

@@ -171,7 +171,7 @@ class Boot:
             master.directory = Directory(master.regions[0])
             del descriptors[:2]
         if hello["snapshot"]:
-            master.publisher.hold(hello["revision"], descriptors[0])
+            master.publisher.hold(hello["revision"], *descriptors)
 
     def _make_regions(self, loaded: Configuration) -> None:
         master = self._master
