@@ -1,0 +1,300 @@
+"""Reading one range of keys in etcd: all of it at one revision, and every revision after that."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final
+
+from bascule.store.etcd.client import END, EtcdClient, Link, pause_s, rpc
+from bascule.store.etcd.errors import TokenError, TooLargeError, store_error
+from bascule.store.interface import (
+    Batch,
+    CompactedError,
+    Entry,
+    Event,
+    Reading,
+    RefusedError,
+    StoreError,
+    UnavailableError,
+)
+
+PAGE_KEYS: Final = 10_000
+TICK_S: Final = 1.0
+"""A silent watch is asked for a sign of life this often,"""
+TICKS_MAX: Final = 3
+"""and given up after so many silent ones."""
+CREATE_S: Final = 5.0
+ALIVE_S: Final = 5.0
+"""A batch without events is given at least this often."""
+READS_MAX: Final = 5
+
+NameOf = Callable[[bytes], str | None]
+
+
+class RangeReader:
+    """Reads and watches the keys from `start` to (not with) `end`. `name_of` gives an object's key, None to leave it out."""
+
+    def __init__(self, client: EtcdClient, start: bytes, end: bytes, name_of: NameOf) -> None:
+        """See the class."""
+        self._client = client
+        self._start = start
+        self._end = end
+        self._name_of = name_of
+        self._identity = ""
+        """Of the cluster that was read last; with another one, no watch goes on."""
+        self._failures = 0
+        """Watches in a row that broke before they were set up: what the pause before the next one grows with."""
+
+    # ── everything at one revision ───────────────────────────────────────────────────────────────────────────────
+
+    async def read(self, at: int = 0) -> Reading:
+        """Return everything at a revision (0: now), in pages that are all of that one revision."""
+        for _ in range(READS_MAX - 1):
+            try:
+                return await self._read(at)
+            except CompactedError:
+                if at:
+                    raise
+                # Compacted between two of our pages: begin again at what is now.
+        return await self._read(at)
+
+    async def _read(self, at: int) -> Reading:
+        entries: dict[str, Entry] = {}
+        start, limit, revision, identity = self._start, PAGE_KEYS, at, ""
+        while True:
+            request = rpc.RangeRequest(key=start, range_end=self._end, limit=limit, revision=revision)
+            try:
+                response = await self._client.call("KV", "Range", request)
+            except TooLargeError:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // 4)
+                continue
+            if identity and identity != identity_of(response.header):
+                raise UnavailableError("another cluster answered in the middle of a list", "check the endpoints")
+            identity = identity_of(response.header)
+            revision = revision or response.header.revision
+            for kv in response.kvs:
+                name = self._name_of(kv.key)
+                if name is not None:
+                    entries[name] = entry_of(name, kv)
+            if not response.more:
+                self._identity = identity
+                return Reading(identity, revision, entries)
+            start = response.kvs[-1].key + b"\0"
+
+    # ── every revision after one ─────────────────────────────────────────────────────────────────────────────────
+
+    async def watch(self, after: int) -> AsyncIterator[Batch]:
+        """Yield every revision after `after`; see Store.watch.
+
+        Called again after an error it waits by itself, longer each time up to some seconds and never as long as other
+        nodes, so that a caller may call again at once and for ever.
+        """
+        if self._failures:
+            await asyncio.sleep(pause_s(self._failures))
+        self._failures += 1
+        renewed = False
+        while True:
+            async with self._client.using() as link:
+                call = await self._open(link, after)
+                stream = _Stream(call, after)
+                try:
+                    async for batch in self._follow(link, stream):
+                        yield batch
+                except TokenError as error:
+                    after = stream.complete
+                    if renewed:
+                        raise UnavailableError("etcd refuses a new authentication token", str(error)) from None
+                finally:
+                    call.cancel()
+            renewed = True
+            await self._client.authenticate()
+
+    async def _open(self, link: Link, after: int) -> Any:
+        """Start the stream and ask for what comes after `after`."""
+        metadata = await self._client.metadata()
+        self._client.calls["Watch"] = self._client.calls.get("Watch", 0) + 1
+        call = link.services["Watch"].Watch(metadata=metadata)
+        request = rpc.WatchCreateRequest(
+            key=self._start, range_end=self._end, start_revision=after + 1, progress_notify=True, prev_kv=True
+        )
+        try:
+            await asyncio.wait_for(call.write(rpc.WatchRequest(create_request=request)), CREATE_S)
+        except TimeoutError:
+            call.cancel()
+            self._client.leave(link)
+            raise UnavailableError(
+                f"etcd at {link.endpoint} does not take a watch", "see `etcdctl endpoint health`"
+            ) from None
+        except Exception as error:
+            raise await self._broken(link, call, error) from None
+        return call
+
+    async def _follow(self, link: Link, stream: _Stream) -> AsyncIterator[Batch]:
+        loop = asyncio.get_running_loop()
+        given_s = loop.time()
+        while True:
+            try:
+                response = await stream.next()
+            except TimeoutError:
+                self._client.leave(link)
+                raise UnavailableError(
+                    f"etcd at {link.endpoint} has been silent for {TICKS_MAX * TICK_S:g} s",
+                    "see `etcdctl endpoint health`; the watch goes on at the next endpoint",
+                ) from None
+            except Exception as error:
+                raise await self._broken(link, stream.call, error) from None
+            if response.canceled:
+                await self._cancelled(response, link)
+            if response.created:
+                self._failures = 0
+                header = await self._went_back(response.header, stream.complete)
+                if header is not None:
+                    yield Batch(identity_of(header), header.revision)
+                    raise CompactedError(0)
+            batches = await self._batches(stream, response)
+            for batch in batches:
+                stream.complete = batch.revision
+                given_s = loop.time()
+                yield batch
+            if not batches and (response.created or loop.time() - given_s >= ALIVE_S):
+                given_s = loop.time()
+                yield Batch(identity_of(response.header), stream.complete)
+
+    async def _went_back(self, header: Any, complete: int) -> Any:
+        """Return the header that proves this etcd is another one or a restored older one, None when it is ours.
+
+        etcd itself would wait in silence until its revisions have come as far as ours.
+        """
+        if self._identity and identity_of(header) != self._identity:
+            return header
+        if header.revision >= complete:
+            return None
+        # A member that lags behind its cluster says so, too. A read goes through the leader.
+        request = rpc.RangeRequest(key=self._start, count_only=True)
+        header = (await self._client.call("KV", "Range", request)).header
+        return header if header.revision < complete else None
+
+    async def _cancelled(self, response: Any, link: Link) -> None:
+        if response.compact_revision:
+            self._failures = 0
+            raise CompactedError(response.compact_revision)
+        reason = response.cancel_reason or "no reason given"
+        meaning = store_error("FAILED_PRECONDITION", reason, str(link.endpoint))
+        if isinstance(meaning, RefusedError) and "permission denied" in reason and self._client.may_have_ended():
+            raise TokenError(reason)
+        raise meaning
+
+    async def _broken(self, link: Link, call: Any, error: Exception) -> StoreError:
+        """Return what the end of a stream means. `error` may only say that the stream has ended; the status says why."""
+        if isinstance(error, StoreError):
+            return error
+        with contextlib.suppress(Exception):
+            code, details = await asyncio.wait_for(call.code(), 1.0), await asyncio.wait_for(call.details(), 1.0)
+            meaning = store_error(code.name, details or "", str(link.endpoint))
+            if not isinstance(meaning, UnavailableError | RefusedError | TokenError):
+                meaning = UnavailableError(str(meaning))
+            if isinstance(meaning, UnavailableError):
+                self._client.leave(link)
+            return meaning
+        return self._client.failed(link, error)
+
+    async def _batches(self, stream: _Stream, response: Any) -> Sequence[Batch]:
+        """Take a response apart into whole revisions."""
+        header, events = response.header, response.events
+        if not events:
+            # Progress of this one watch comes through the same queue as its events, so all before it has come. The answer
+            # to our own request (watch_id -1) does not: before 3.4.25 and 3.5.8 it overtakes events (etcd #15220).
+            if not response.created and response.watch_id == stream.watch_id and header.revision > stream.complete:
+                return (Batch(identity_of(header), header.revision),)
+            return ()
+        batches, first = [], 0
+        for index in range(1, len(events) + 1):
+            if index < len(events) and events[index].kv.mod_revision == events[first].kv.mod_revision:
+                continue
+            revision = events[first].kv.mod_revision
+            if revision > stream.complete:
+                batches.append(Batch(identity_of(header), revision, await self._events(events[first:index])))
+            first = index
+        return batches
+
+    async def _events(self, events: Sequence[Any]) -> tuple[Event, ...]:
+        """Translate the events of one revision.
+
+        etcd removes all keys of an ended lease in one revision that does nothing else, and does not say why it removed
+        them. So where something was put too (our own removals put a mark), somebody asked; and where the lease still
+        lives, somebody removed the key alone. A lease that another program revokes looks like one that ended.
+        """
+        asked = any(event.type == 0 for event in events)
+        ended: dict[int, bool] = {0: False}
+        found = []
+        for event in events:
+            name = self._name_of(event.kv.key)
+            if name is None:
+                continue
+            if event.type == 0:
+                found.append(Event(name, entry_of(name, event.kv)))
+                continue
+            lease = event.prev_kv.lease
+            if not asked and lease not in ended:
+                ended[lease] = await self._has_ended(lease)
+            found.append(Event(name, None, not asked and ended[lease]))
+        return tuple(found)
+
+    async def _has_ended(self, lease: int) -> bool:
+        response = await self._client.call("Lease", "LeaseTimeToLive", rpc.LeaseTimeToLiveRequest(ID=lease))
+        return bool(response.TTL <= 0)
+
+
+class _Stream:
+    """One watch's stream, and how far it is complete."""
+
+    def __init__(self, call: Any, after: int) -> None:
+        self.call = call
+        self.complete = after
+        """Every revision up to this one has been given: where a watch goes on. Never the header's revision of a `created`
+        or of an answer with events, which may be ahead of what has come."""
+        self.watch_id = 0
+        """What a stream's first watch is called."""
+        self._reading: asyncio.Future[Any] | None = None
+
+    async def next(self) -> Any:
+        """Return the next response; TimeoutError when none comes though we asked for one.
+
+        Counted in turns, not on the clock: a loop that was busy for ten seconds has heard nothing and missed nothing.
+        """
+        ticks = 0
+        try:
+            while True:
+                if self._reading is None:
+                    self._reading = asyncio.ensure_future(self.call.read())
+                await asyncio.wait({self._reading}, timeout=TICK_S)
+                if self._reading.done():
+                    response = self._reading.result()
+                    self._reading = None
+                    if response is END:
+                        raise ConnectionError("the stream has ended")
+                    return response
+                ticks += 1
+                if ticks >= TICKS_MAX:
+                    raise TimeoutError
+                request = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
+                await asyncio.wait_for(self.call.write(request), TICK_S)
+        except BaseException:
+            if self._reading is not None:
+                self._reading.cancel()
+                self._reading = None
+            raise
+
+
+def identity_of(header: Any) -> str:
+    """Return a cluster's identity. A backup restored in place may keep it: then the revision tells."""
+    return f"{header.cluster_id:016x}"
+
+
+def entry_of(name: str, kv: Any) -> Entry:
+    """Return a key-value of etcd as an entry."""
+    return Entry(name, kv.value, kv.create_revision, kv.mod_revision, kv.lease)
