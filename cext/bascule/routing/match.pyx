@@ -3,27 +3,46 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memset
+from posix.mman cimport munmap
 
+from bascule.engine.system cimport unlikely
 from bascule.routing.layout cimport (
-    CAPTURES_MAX, DEPTH_MAX, EDGE_END, EDGE_MORE, ENTRY_REST, NODE_UNIT, PREDICATE_HOST_REGEXP, EdgeRecord, EntryRecord,
-    NodeRecord, SlotRecord, route_hash,
+    CAPTURES_MAX, DEPTH_MAX, EDGE_END, EDGE_MORE, ENTRY_REST, PREDICATE_HOST_REGEXP, ROUTES_HEADER, EdgeRecord,
+    EntryRecord, NodeRecord, PredicateRecord,
 )
 from bascule.routing.pcre cimport SUBJECT_BYTES_MAX, PcreCode, pcre_compile, pcre_free, pcre_scratch_free, pcre_scratch_new
 from bascule.routing.predicates cimport predicate_holds, segment_fits
-from bascule.routing.verify cimport routes_locate
-from bascule.routing.view cimport RouteView
-from bascule.shared.snapshot cimport IMAGE_HEADER_SIZE, NO_INDEX, SECTION_FRONTENDS, FrontendRecord, ImageHeader
+from bascule.routing.verify cimport positions_locate, retired_locate, routes_locate
+from bascule.routing.view cimport RouteView, literal_child, node_at
+from bascule.shared.snapshot cimport (
+    FRONTEND_WAITING, IMAGE_HEADER_SIZE, NO_INDEX, SECTION_FRONTENDS, FrontendRecord, ImageHeader, Section,
+)
 
 
 cdef enum:
     JIT_REGEXPS_MAX = 512         # compiling to machine code takes about 50 us each: beyond this many, PCRE2 interprets
 
+cdef struct Regexp:               # of a delta; shared by the tables whose deltas have it
+    PcreCode* code
+    uint32_t references
+
+cdef struct OpenBase:
+    RouteBase face
+    RouteView view
+    uint8_t* referenced           # bits: frontends that entries of the base lead to
+
 cdef struct OpenTable:
     RouteTable face
-    RouteView view
+    OpenBase* base
+    const uint8_t* retired        # NULL: none
+    bint has_delta
+    RouteView delta
+    const uint32_t* positions
+    Regexp** regexps              # delta.header.regexp_count of them
 
 cdef struct Search:               # one call of route_match, on its stack
     const RouteView* view
+    const uint8_t* retired
     const RouteRequest* request
     const char* path_end
     const char* host_start
@@ -36,38 +55,184 @@ cdef struct Search:               # one call of route_match, on its stack
 
 # ---- the table ----------------------------------------------------------------------------------------------------------------
 
-cdef bint compile_regexps(RouteView* view) noexcept nogil:
-    cdef uint32_t count = view.header.regexp_count
-    cdef uint64_t i
-    cdef const char* text
-    cdef uint32_t length
-    if count == 0:
-        return True
-    view.regexps = <PcreCode**>calloc(count, sizeof(void*))
+cdef bint prepare_regexps(RouteView* view) noexcept nogil:
+    view.regexps = <PcreCode**>calloc(view.header.regexp_count, sizeof(void*))
     view.decoded = <char*>malloc(SUBJECT_BYTES_MAX)
     view.scratch = pcre_scratch_new()
-    if view.regexps == NULL or view.decoded == NULL or view.scratch == NULL:
+    return view.regexps != NULL and view.decoded != NULL and view.scratch != NULL
+
+
+cdef inline PcreCode* compile_regexp(const RouteView* view, const PredicateRecord* record) noexcept nogil:
+    return pcre_compile(view.strings + record.value, record.value_length, record.kind == PREDICATE_HOST_REGEXP,
+                        view.header.regexp_count <= JIT_REGEXPS_MAX)
+
+
+cdef bint compile_regexps(RouteView* view) noexcept nogil:
+    cdef uint64_t i
+    if view.header.regexp_count == 0:
+        return True
+    if not prepare_regexps(view):
+        return False
+    for i in range(view.predicate_count):
+        if view.predicates[i].kind >= PREDICATE_HOST_REGEXP:
+            view.regexps[view.predicates[i].regexp] = compile_regexp(view, view.predicates + i)
+            if view.regexps[view.predicates[i].regexp] == NULL:
+                return False
+    return True
+
+
+cdef bint same_regexp(const RouteView* a, const PredicateRecord* x, const RouteView* b, const PredicateRecord* y) noexcept nogil:
+    return (y.kind >= PREDICATE_HOST_REGEXP and (x.kind == PREDICATE_HOST_REGEXP) == (y.kind == PREDICATE_HOST_REGEXP)
+            and x.value_length == y.value_length
+            and memcmp(a.strings + x.value, b.strings + y.value, x.value_length) == 0)
+
+
+cdef Regexp* earlier_regexp(const RouteView* view, const PredicateRecord* record, const OpenTable* previous,
+                            uint64_t* at) noexcept nogil:
+    """The compiled form that an earlier delta has of it. From one delta to the next predicates keep their order, so the search goes
+    on from `at`, where the last one was found."""
+    cdef uint64_t i, count
+    if previous == NULL or not previous.has_delta:
+        return NULL
+    count = previous.delta.predicate_count
+    for i in range(at[0], at[0] + count):
+        if same_regexp(view, record, &previous.delta, previous.delta.predicates + i % count):
+            at[0] = i % count + 1
+            return previous.regexps[previous.delta.predicates[i % count].regexp]
+    return NULL
+
+
+cdef bint delta_regexps(OpenTable* table, const OpenTable* previous) noexcept nogil:
+    cdef RouteView* view = &table.delta
+    cdef Regexp* regexp
+    cdef uint64_t i, at = 0
+    if view.header.regexp_count == 0:
+        return True
+    table.regexps = <Regexp**>calloc(view.header.regexp_count, sizeof(void*))
+    if table.regexps == NULL or not prepare_regexps(view):
         return False
     for i in range(view.predicate_count):
         if view.predicates[i].kind < PREDICATE_HOST_REGEXP:
             continue
-        text = view.strings + view.predicates[i].value
-        length = view.predicates[i].value_length
-        view.regexps[view.predicates[i].regexp] = pcre_compile(
-            text, length, view.predicates[i].kind == PREDICATE_HOST_REGEXP, count <= JIT_REGEXPS_MAX)
-        if view.regexps[view.predicates[i].regexp] == NULL:
+        regexp = earlier_regexp(view, view.predicates + i, previous, &at)
+        if regexp == NULL:
+            regexp = <Regexp*>calloc(1, sizeof(Regexp))
+            if regexp == NULL:
+                return False
+            regexp.code = compile_regexp(view, view.predicates + i)
+        regexp.references += 1
+        table.regexps[view.predicates[i].regexp] = regexp
+        view.regexps[view.predicates[i].regexp] = regexp.code
+        if regexp.code == NULL:
             return False
     return True
 
 
-cdef RouteTable* route_table_open(const uint8_t* image, uint64_t size, uint32_t frontend_count) noexcept nogil:
-    cdef OpenTable* table = <OpenTable*>calloc(1, sizeof(OpenTable))
+cdef void close_view(RouteView* view, bint codes) noexcept nogil:
+    cdef uint32_t i
+    if view.regexps != NULL and codes:
+        for i in range(view.header.regexp_count):
+            pcre_free(view.regexps[i])
+    free(view.regexps)
+    free(view.decoded)
+    pcre_scratch_free(view.scratch)
+
+
+cdef RouteBase* route_base_open(const uint8_t* image, uint64_t size, uint32_t frontend_count) noexcept nogil:
+    cdef OpenBase* base = <OpenBase*>calloc(1, sizeof(OpenBase))
+    if base == NULL:
+        return NULL
+    base.face.image = image
+    base.face.size = size
+    base.face.references = 1
+    if not routes_locate(image, size, frontend_count, &base.view, &base.referenced) or not compile_regexps(&base.view):
+        route_base_release(&base.face)
+        return NULL
+    return &base.face
+
+
+cdef void route_base_release(RouteBase* base) noexcept nogil:
+    cdef OpenBase* opened = <OpenBase*>base
+    if base == NULL:
+        return
+    base.references -= 1
+    if base.references:
+        return
+    close_view(&opened.view, True)
+    free(opened.referenced)
+    if base.mapped:
+        munmap(<void*>base.image, base.size)
+    free(opened)
+
+
+cdef inline bint bit(const uint8_t* bits, uint32_t number) noexcept nogil:
+    return bits[number >> 3] >> (number & 7) & 1
+
+
+cdef bint leads_somewhere(const OpenTable* table, const uint8_t* records, const uint8_t* delta_leads) noexcept nogil:
+    """No entry that is not retired leads to a frontend without a backend."""
+    cdef const ImageHeader* header = <const ImageHeader*>records
+    cdef const FrontendRecord* frontends = <const FrontendRecord*>(records + header.sections[<int>SECTION_FRONTENDS].offset)
+    cdef uint32_t bound = table.base.view.header.frontend_bound
+    cdef uint32_t i
+    for i in range(bound):
+        if (frontends[i].flags & FRONTEND_WAITING and bit(table.base.referenced, i)
+                and not (table.retired != NULL and bit(table.retired, i))):
+            return False
+    if table.has_delta:
+        for i in range(table.delta.header.frontend_bound):
+            if frontends[i].flags & FRONTEND_WAITING and bit(delta_leads, i):
+                return False
+    return True
+
+
+cdef bint join_delta(OpenTable* table, const uint8_t* records, uint64_t size, uint32_t frontend_count,
+                     const OpenTable* previous) noexcept nogil:
+    cdef uint8_t* leads = NULL
+    cdef bint sound
+    if not retired_locate(records, size, table.base.view.header.frontend_bound, &table.retired):
+        return False
+    if (<const ImageHeader*>records).sections[<int>ROUTES_HEADER].size:
+        if not routes_locate(records, size, frontend_count, &table.delta, &leads):
+            return False
+        table.has_delta = True
+        table.positions = positions_locate(records, size, table.delta.header.entry_count, table.base.view.header.entry_count)
+    sound = leads_somewhere(table, records, leads)
+    free(leads)
+    return sound and (not table.has_delta or (table.positions != NULL and delta_regexps(table, previous)))
+
+
+cdef RouteTable* route_table_join(RouteBase* base, const uint8_t* records, uint64_t size, uint32_t frontend_count,
+                                  const RouteTable* previous) noexcept nogil:
+    cdef OpenTable* table
+    if (<OpenBase*>base).view.header.frontend_bound > frontend_count:
+        return NULL
+    table = <OpenTable*>calloc(1, sizeof(OpenTable))
     if table == NULL:
         return NULL
-    if not routes_locate(image, size, frontend_count, &table.view) or not compile_regexps(&table.view):
+    base.references += 1
+    table.base = <OpenBase*>base
+    if not join_delta(table, records, size, frontend_count, <const OpenTable*>previous):
         route_table_close(&table.face)
         return NULL
     return &table.face
+
+
+cdef RouteTable* route_table_open(const uint8_t* image, uint64_t size, uint32_t frontend_count) noexcept nogil:
+    cdef RouteBase* base = route_base_open(image, size, frontend_count)
+    cdef OpenTable* table = <OpenTable*>calloc(1, sizeof(OpenTable)) if base != NULL else NULL
+    if table == NULL:
+        route_base_release(base)
+        return NULL
+    table.base = <OpenBase*>base
+    if not leads_somewhere(table, image, NULL):
+        route_table_close(&table.face)
+        return NULL
+    return &table.face
+
+
+cdef RouteBase* route_table_base(const RouteTable* table) noexcept nogil:
+    return &(<OpenTable*>table).base.face
 
 
 cdef void route_table_close(RouteTable* table) noexcept nogil:
@@ -75,41 +240,21 @@ cdef void route_table_close(RouteTable* table) noexcept nogil:
     cdef OpenTable* opened = <OpenTable*>table
     if table == NULL:
         return
-    if opened.view.regexps != NULL:
-        for i in range(opened.view.header.regexp_count):
-            pcre_free(opened.view.regexps[i])
-    free(opened.view.regexps)
-    free(opened.view.decoded)
-    pcre_scratch_free(opened.view.scratch)
-    free(table)
+    if opened.regexps != NULL:
+        for i in range(opened.delta.header.regexp_count):
+            if opened.regexps[i] == NULL:
+                continue
+            opened.regexps[i].references -= 1
+            if opened.regexps[i].references == 0:
+                pcre_free(opened.regexps[i].code)
+                free(opened.regexps[i])
+    free(opened.regexps)
+    close_view(&opened.delta, False)
+    route_base_release(&opened.base.face)
+    free(opened)
 
 
 # ---- the search ---------------------------------------------------------------------------------------------------------------
-
-cdef inline const NodeRecord* node_at(const RouteView* view, uint32_t unit) noexcept nogil:
-    return <const NodeRecord*>(view.nodes + <uint64_t>unit * NODE_UNIT)
-
-
-cdef inline const NodeRecord* literal_child(const RouteView* view, const NodeRecord* parent, const char* label,
-                                            uint64_t length) noexcept nogil:
-    cdef uint32_t unit = <uint32_t>((<const uint8_t*>parent - view.nodes) // NODE_UNIT)
-    cdef uint64_t h, at
-    cdef const SlotRecord* slot
-    cdef const NodeRecord* node
-    if length > 0xFFFF:
-        return NULL
-    h = route_hash(unit, label, <uint32_t>length)
-    at = h & view.slot_mask
-    while True:
-        slot = view.slots + at
-        if slot.node == 0:
-            return NULL
-        if slot.tag == <uint32_t>(h >> 32):
-            node = node_at(view, slot.node)
-            if node.parent == unit and node.label_length == length and memcmp(<const char*>(node + 1), label, length) == 0:
-                return node
-        at = (at + 1) & view.slot_mask
-
 
 cdef void try_entries(Search* search, const EntryRecord* entry, uint32_t count, const char* rest,
                       uint32_t captured) noexcept nogil:
@@ -119,6 +264,9 @@ cdef void try_entries(Search* search, const EntryRecord* entry, uint32_t count, 
     cdef const uint32_t* refs
     cdef uint32_t i, total
     while entry < end and entry.rank < search.best_rank:
+        if unlikely(search.retired != NULL) and bit(search.retired, entry.frontend):
+            entry += 1
+            continue
         total = captured
         if entry.flags & ENTRY_REST and rest != NULL and total < CAPTURES_MAX:
             search.captures[total].data = rest
@@ -238,33 +386,50 @@ cdef void search_host(Search* search, const NodeRecord* node, const char* stop, 
         edge += 1
 
 
-cdef void route_match(const RouteTable* table, const RouteRequest* request, RouteMatch* match) noexcept nogil:
-    cdef Search search
-    cdef RouteRequest dotless
+cdef void search_view(Search* search, const RouteView* view) noexcept nogil:
+    cdef const RouteRequest* request = search.request
     cdef const NodeRecord* hosts
     cdef const NodeRecord* host
-    cdef uint32_t host_length
+    cdef uint32_t host_length = request.host.length
+    search.view = view
+    if host_length:
+        hosts = node_at(view, view.header.exact_hosts)
+        if hosts.child_count:
+            host = literal_child(view, hosts, request.host.data, host_length)
+            if host != NULL:
+                search_path(search, host, first_segment(request), 0, 1)
+        if request.host.data[0] != c'[':
+            search_host(search, node_at(view, view.header.pattern_hosts), request.host.data + host_length, 0, 0)
+    search_path(search, node_at(view, view.header.any_host), first_segment(request), 0, 0)
+
+
+cdef void route_match(const RouteTable* face, const RouteRequest* request, RouteMatch* match) noexcept nogil:
+    cdef const OpenTable* table = <const OpenTable*>face
+    cdef const EntryRecord* changed = NULL
+    cdef Search search
+    cdef RouteRequest dotless
     if request.host.length > 1 and request.host.data[request.host.length - 1] == c'.':
         dotless = request[0]      # "a.com." is the absolute form of "a.com" (RFC 1034 section 3.1)
         dotless.host.length -= 1
         request = &dotless
-    host_length = request.host.length
-    search.view = &(<const OpenTable*>table).view
     search.request = request
     search.path_end = request.path.data + request.path.length
     search.host_start = request.host.data
     search.best_rank = NO_INDEX
     search.best = NULL
     search.best_count = 0
-    if host_length:
-        hosts = node_at(search.view, search.view.header.exact_hosts)
-        if hosts.child_count:
-            host = literal_child(search.view, hosts, request.host.data, host_length)
-            if host != NULL:
-                search_path(&search, host, first_segment(request), 0, 1)
-        if request.host.data[0] != c'[':
-            search_host(&search, node_at(search.view, search.view.header.pattern_hosts), request.host.data + host_length, 0, 0)
-    search_path(&search, node_at(search.view, search.view.header.any_host), first_segment(request), 0, 0)
+    search.retired = NULL
+    if unlikely(table.has_delta):
+        search_view(&search, &table.delta)
+        changed = search.best
+        if changed != NULL:
+            search.best_rank = table.positions[search.best_rank]
+            search.best = NULL    # what it captured stays until something of the base is better
+    search.retired = table.retired
+    search_view(&search, &table.base.view)
+    if search.best == NULL and changed != NULL:
+        search.best = changed
+        search.view = &table.delta
     fill(&search, match)
 
 
@@ -300,18 +465,31 @@ cdef Slice slice_of(bytes text) noexcept:
 
 
 cdef class Matcher:
-    """Matches requests against an image; for tests and explanations (the engine calls route_match itself)."""
+    """Matches requests against images; for tests and explanations (the engine calls route_match itself)."""
     cdef bytes image
+    cdef bytes base
     cdef RouteTable* table
 
-    def __cinit__(self, bytes image not None):
+    def __cinit__(self, bytes image not None, bytes base=None):
         cdef const ImageHeader* header = <const ImageHeader*><const char*>image
-        cdef uint64_t frontends
-        if len(image) < IMAGE_HEADER_SIZE:
+        cdef const Section* section
+        cdef RouteBase* routes
+        cdef uint32_t frontends
+        if len(image) < IMAGE_HEADER_SIZE or (base is not None and len(base) < IMAGE_HEADER_SIZE):
             raise ValueError("image shorter than its header")
-        frontends = header.sections[<int>SECTION_FRONTENDS].size // sizeof(FrontendRecord)
+        section = &header.sections[<int>SECTION_FRONTENDS]
+        if section.offset > <uint64_t>len(image) or section.size > <uint64_t>len(image) - section.offset:
+            raise ValueError("the frontends lie outside the image")
+        frontends = <uint32_t>min(section.size // sizeof(FrontendRecord), NO_INDEX)
         self.image = image
-        self.table = route_table_open(<const uint8_t*><const char*>image, len(image), <uint32_t>min(frontends, NO_INDEX))
+        self.base = base
+        if base is None:
+            self.table = route_table_open(<const uint8_t*><const char*>image, len(image), frontends)
+        else:
+            routes = route_base_open(<const uint8_t*><const char*>base, len(base), frontends)
+            if routes != NULL:
+                self.table = route_table_join(routes, <const uint8_t*><const char*>image, len(image), frontends, NULL)
+                route_base_release(routes)
         if self.table == NULL:
             raise ValueError("the routing sections of the image are damaged or their regexps cannot be compiled here")
 

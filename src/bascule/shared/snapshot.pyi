@@ -1,6 +1,7 @@
 """Verification and assembly of snapshot images; the layout is in snapshot.pxd."""
 
 from collections.abc import Mapping
+from typing import final
 
 from typing_extensions import Buffer
 
@@ -14,16 +15,40 @@ def describe(code: int) -> str:
     """What a SnapshotFault returned by snapshot_open means, in words."""
 
 def verify(buffer: Buffer) -> int:
-    """Checks a whole image but its routes, and returns the store revision it was compiled from.
+    """Checks a whole or records image but its routes, and returns its revision.
 
     `buffer` is any contiguous bytes-like object; one that does not start on an 8-byte boundary is copied first.
     Raises SnapshotError with the reason and the place.
     """
 
-def assemble(revision: int, sections: Mapping[int, Buffer]) -> bytes:
+@final
+class SealedImage:
+    """An image in a sealed memfd; the descriptor is closed with the object. Made by the compiler alone."""
+
+    fd: int
+    size: int
+    revision: int
+    checksum: int
+    def fileno(self) -> int: ...
+    def duplicate(self) -> int:
+        """A descriptor of its own for the caller, who closes it."""
+
+    def read(self) -> bytes:
+        """A copy of the bytes."""
+
+def assemble(
+    revision: int,
+    sections: Mapping[int, Buffer],
+    *,
+    store_revision: int = 0,
+    store_identity: int = 0,
+    kind: int = 0,
+    base: SealedImage | None = None,
+) -> bytes:
     """The image of `sections` (section number -> its bytes): header, sections in ascending order, alignment, checksum.
 
-    Deterministic: the same arguments give the same bytes. Raises ValueError for a number outside 0..23.
+    `kind` is an ImageKind; `base` is the routes base that a records image is to name. Deterministic: the same arguments
+    give the same bytes. Raises ValueError for a number outside 0..23.
     """
 
 def make_memfd(data: Buffer) -> int:
