@@ -22,7 +22,6 @@ from bascule.process.names import PATIENCE_S
 from bascule.process.notices import Notices
 from bascule.process.reloading import Outcome, Reloader
 from bascule.process.views import metrics_document, status_document
-from bascule.shared.snapshot import make_memfd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -140,12 +139,14 @@ class Control:
         self.master.listening = wanted
         return int(lost)
 
-    def publish(self, sequence: int, image: bytes) -> None:
-        """Send a snapshot to all workers, and to the keeper for those to come."""
-        descriptor = make_memfd(image)
-        self.master.publisher.publish(sequence, descriptor)
+    def publish(self, sequence: int, images: Sequence[int]) -> None:
+        """Send a snapshot to all workers, and to the keeper for those to come.
+
+        `images` are descriptors, the publisher's from now on: the snapshot, or its records and, when that is new, its base.
+        """
+        self.master.publisher.publish(sequence, *images)
         if self.master.keeper is not None:
-            self.tell_keeper({"type": "snapshot", "revision": sequence}, [descriptor])
+            self.tell_keeper({"type": "snapshot", "revision": sequence}, list(images))
 
     def lend(self) -> None:
         """Have the keeper lend out the slots of the listeners in force: the workers know them by now."""
