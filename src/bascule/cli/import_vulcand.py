@@ -23,7 +23,9 @@ def import_group() -> None:
 
 
 @import_group.command()
-@click.option("--etcd", "endpoints", required=True, metavar="HOST:PORT[,...]", help="Members of the etcd that holds it.")
+@click.option(
+    "--etcd", "endpoints", required=True, metavar="HOST:PORT[,...]", help="Members of the etcd that holds it."
+)
 @click.option("--prefix", default="/vulcand", show_default=True, help="What its keys begin with.")
 @click.option("--username", default="", help="User of etcd; BASCULE_ETCD_PASSWORD or --password-file has the password.")
 @click.option("--password-file", default="", metavar="FILE", help="File with the password.")
@@ -31,7 +33,9 @@ def import_group() -> None:
 @click.option("--cert-file", default="", metavar="FILE", help="Our certificate.")
 @click.option("--key-file", default="", metavar="FILE", help="Its key.")
 @click.option("--toml/--json", "as_toml", default=True, help="What to write; TOML unless told.")
-@click.option("-o", "--output", default="-", type=click.Path(dir_okay=False, allow_dash=True), help="File; - is stdout.")
+@click.option(
+    "-o", "--output", default="-", type=click.Path(dir_okay=False, allow_dash=True), help="File; - is stdout."
+)
 def vulcand(endpoints: str, prefix: str, as_toml: bool, output: str, **credentials: str) -> int:
     """Convert a vulcand tree in etcd to a configuration that `bascule check` accepts and `bascule apply` takes.
 

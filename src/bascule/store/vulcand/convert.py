@@ -73,7 +73,9 @@ def _drop_orphans(records: dict[str, Record]) -> list[Problem]:
         if not missing or missing == "backends/":
             continue
         del records[key]
-        message = f"it is left out with {missing.partition('/')[0][:-1]} {missing.partition('/')[2]}, which is not there"
+        message = (
+            f"it is left out with {missing.partition('/')[0][:-1]} {missing.partition('/')[2]}, which is not there"
+        )
         found.append(Problem(path=tuple(key.split("/")), message=message, remedy="see what is said of that one"))
     # A frontend that went takes its middlewares along.
     for key in list(records):
