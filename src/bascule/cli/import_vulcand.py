@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from typing import IO
+from typing import IO, Any
 
 import click
 import msgspec
@@ -36,7 +36,7 @@ def import_group() -> None:
 @click.option(
     "-o", "--output", default="-", type=click.Path(dir_okay=False, allow_dash=True), help="File; - is stdout."
 )
-def vulcand(endpoints: str, prefix: str, as_toml: bool, output: str, **credentials: str) -> int:
+def vulcand(endpoints: str, prefix: str, as_toml: bool, output: str, **credentials: Any) -> int:
     """Convert a vulcand tree in etcd to a configuration that `bascule check` accepts and `bascule apply` takes.
 
     Nothing in etcd is changed. What has no match is reported on standard error, object by object. Exit status 0 when all of
