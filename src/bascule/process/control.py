@@ -322,7 +322,7 @@ class Control:
         self.resolver.close()
         if self.pipeline is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.pipeline.store.close(), 1.0)
+                await asyncio.wait_for(self.pipeline.close(), 2.0)
 
     async def _begin(self, *, reload_wanted: bool) -> None:
         """Go on from what is in force: with what the boot left, or, as a successor, with what the workers run."""
@@ -352,9 +352,9 @@ class Control:
             return None  # a file that names no store; the reload says what is wrong with it
         if not loaded.live:
             return None
-        from bascule.process.live_boot import open_pipeline
+        from bascule.process.live_boot import succeed
 
-        return open_pipeline(self.master, loaded)
+        return succeed(self.master, loaded)
 
 
 def run_control_loop(master: Master, *, reload_wanted: bool) -> None:
