@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from bascule.model.tree import Settings, Tree
     from bascule.process.master import Master
     from bascule.process.pipeline import Pipeline
-    from bascule.store.interface import Put, Remove, Store
+    from bascule.store.interface import Put, Reading, Remove, Store
 
 KEEPER_TIMEOUT_S = 15.0
 
@@ -221,6 +221,10 @@ class Control:
     def revision(self) -> int:
         """Return the store revision in force; without a live store, the snapshot's number."""
         return self.master.publisher.revision if self.pipeline is None else self.pipeline.revision
+
+    async def reading(self, at_least: int = 0) -> Reading:
+        """Return what the store holds, at a revision that is `at_least` that one."""
+        return await self._live().reading(at_least)
 
     def freeze_state(self) -> Freeze | None:
         """Return why changes are kept out, None when they are not."""

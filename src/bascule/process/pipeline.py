@@ -28,6 +28,7 @@ from bascule.model.quantities import duration_ms
 from bascule.process.following import Following
 from bascule.process.guard import Guard
 from bascule.process.live_metrics import LiveMetrics
+from bascule.process.mirror import Mirror
 from bascule.process.notices import Notices
 from bascule.process.progress import Progress
 from bascule.process.reloading import Outcome
@@ -49,6 +50,8 @@ RETRY_S: Final = 1.0
 COMPILE_IN_THREAD: Final = 500
 """Edits from which on a compilation is left to a thread."""
 KEYS_SHOWN: Final = 100
+MIRROR_S: Final = 0.5
+"""How long a reader waits for the watch to tell what is in the store already, before the store is asked."""
 APPLIED_S: Final = 10.0
 
 
@@ -77,6 +80,7 @@ class Pipeline:
         self._control: Control | None = None
         self._unbound: dict[str, float] = {}
         self._frozen_before = False
+        self._heard = asyncio.Event()
 
     @property
     def revision(self) -> int:
@@ -137,13 +141,15 @@ class Pipeline:
     async def _take(self) -> None:
         """Bring into force what is gathered, for ever."""
         while True:
-            gathered = await self._gather.next()
+            await self._gather.due()
             try:
-                await self._gathered(gathered)
+                async with self._lock:
+                    gathered = self._gather.take()
+                    if gathered is not None:
+                        await self._gathered(gathered)
             except Exception as error:  # whatever it is, the next change has to find somebody here
                 self.master.log.error(
                     "a change could not be brought into force; reading everything anew",
-                    revision=gathered.revision,
                     error=f"{type(error).__name__}: {error}",
                 )
                 self.metrics.failed += 1
@@ -195,6 +201,7 @@ class Pipeline:
             return
         self.metrics.revisions += bool(batch.events)
         self._gather.add(batch)
+        self._heard.set()
 
     async def _on_reading(self, reading: Reading) -> None:
         async with self._lock:
@@ -214,13 +221,12 @@ class Pipeline:
         self.notices.tell("store", self.revision, {"state": what, "place": self.store.place})
 
     async def _gathered(self, gathered: Gathered) -> None:
-        async with self._lock:
-            if gathered.identity != self.table.identity or self.gates.freeze_state() is not None:
-                return  # it is read anew when the freeze ends
-            if gathered.revision < self.table.revision:
-                return  # a reading was faster
-            self.metrics.coalesced += max(gathered.batches - 1, 0)
-            await self._apply(self._judge(gathered.events, gathered.revision), gathered.revision, gathered.since_s)
+        if gathered.identity != self.table.identity or self.gates.freeze_state() is not None:
+            return  # it is read anew when the freeze ends
+        if gathered.revision < self.table.revision:
+            return  # a reading was faster
+        self.metrics.coalesced += max(gathered.batches - 1, 0)
+        await self._apply(self._judge(gathered.events, gathered.revision), gathered.revision, gathered.since_s)
 
     def _judge(self, events: Sequence[Event], revision: int, *, reading: bool = False) -> Sequence[Event]:
         verdict = self.gates.judge(events, reading=reading)
@@ -379,6 +385,24 @@ class Pipeline:
         there = await self.progress.until_in_force(revision, deadline_s, lambda: self.gates.freeze_state() is not None)
         lagging = await self.progress.until_applied(revision, deadline_s) if there else ()
         return Applied(self.revision, there and not lagging, lagging, self.gates.reasons())
+
+    async def reading(self, at_least: int) -> Reading:
+        """See Live."""
+        deadline_s = time.monotonic() + MIRROR_S
+        while not self._told(at_least):
+            self._heard.clear()
+            try:
+                await asyncio.wait_for(self._heard.wait(), max(deadline_s - time.monotonic(), 0.0))
+            except TimeoutError:
+                return await self.store.read()
+        entries = Mirror(self.table.ledger, self._gather.events, self.gates.held)
+        return Reading(self.table.identity, max(self.table.revision, self._gather.revision), entries)
+
+    def _told(self, at_least: int) -> bool:
+        """Tell whether table and gatherer together are what the store said up to a revision."""
+        if not self.following.connected_s or not self.table.identity or self.gates.freeze_state() is not None:
+            return False
+        return max(self.table.revision, self._gather.revision) >= at_least
 
     def states(self) -> list[ObjectState]:
         """Return every object that is not plainly in force."""
