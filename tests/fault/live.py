@@ -106,10 +106,10 @@ class Site:
         for load in self.loads:
             load.more(count)
 
-    def code(self, path: str) -> int:
+    def code(self, path: str, port: int = 0) -> int:
         """Ask for a path; 0 when nobody answers."""
         try:
-            return get(("127.0.0.1", self.port), path).status
+            return get(("127.0.0.1", port or self.port), path).status
         except (OSError, Cut, Ended, Malformed):
             return 0
 

@@ -248,11 +248,12 @@ class Pipeline:
         """Bind what is new, compile, close what is gone, publish. What can fail comes before what has an effect."""
         control = self._control
         assert control is not None
-        if changes.listeners:
+        listeners = changes.listeners or not self._compiled  # a predecessor may have died between two of these steps
+        if listeners:
             await self._bind(changes)
         if changes.edits or not self._compiled:
             compiled = await self._compile(changes)
-            if changes.listeners:
+            if listeners:
                 await control.unbind(self._wanted_listeners())
             if compiled is not None:
                 control.publish(compiled.revision, compiled.image)
@@ -262,7 +263,7 @@ class Pipeline:
         if changes.settings is not None:
             self.settings = changes.settings
             control.tell_settings(changes.settings)
-        if changes.listeners:
+        if listeners:
             await self.master.publisher.applied()
             control.lend()
 
