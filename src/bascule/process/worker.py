@@ -52,6 +52,7 @@ class Worker:
         self.revision = 0
         self.drain_timeout_ms = DRAIN_TIMEOUT_MS
         self.access_log = "off"
+        self.memory_bytes = 0
         self.slots: dict[tuple[str, int], int] = {}
         """The worker's own copy of every lent descriptor: the engine's are the engine's to close."""
         self.draining_until_s = 0.0
@@ -60,6 +61,9 @@ class Worker:
         self.log = Log(process="worker", worker=number, pid=os.getpid())
         self._regions: list[int] = []
         self._next_beat_s = 0.0
+        self._access_log_problem = ""
+        self._lines_lost = 0
+        self._losing = False
 
     # ---- links
 
@@ -118,6 +122,8 @@ class Worker:
     def _settings(self, message: dict[str, Any], _: list[int]) -> None:
         self.log.json = message["log_json"]
         self.drain_timeout_ms = message["drain_timeout_ms"]
+        self.memory_bytes = message["worker_memory_bytes"]
+        self._limit_memory()
         if message["access_log"] != self.access_log:
             self.access_log = message["access_log"]
             self._open_access_log()
@@ -129,7 +135,9 @@ class Worker:
         try:
             with access_log.opened(self.access_log) as descriptor:
                 self.engine.log_to(descriptor)
+            self._access_log_problem = ""
         except OSError as error:
+            self._access_log_problem = f"the access log {self.access_log} cannot be opened: {error.strerror}"
             self.log.error(
                 "the access log cannot be opened; what was in use stays in use, a new worker writes none",
                 file=self.access_log,
@@ -147,7 +155,12 @@ class Worker:
         statistics, limits = descriptors
         self.engine = Engine(worker=self.number, statistics_fd=statistics, limits_fd=limits)
         self._regions = descriptors
+        self._limit_memory()
         self._open_access_log()
+
+    def _limit_memory(self) -> None:
+        if self.engine is not None and self.memory_bytes:
+            self.engine.limit_memory(self.memory_bytes)
 
     def _adopt(self, message: dict[str, Any], descriptors: list[int]) -> None:
         """Adopt a newer snapshot; refuse a bad one and keep what there is. Repeating one is harmless."""
@@ -215,6 +228,7 @@ class Worker:
                 "draining": bool(self.draining_until_s),
                 "engine": engine,
                 "live_objects": live,
+                "problems": self._problems(),
             },
         )
 
@@ -232,6 +246,7 @@ class Worker:
         if now >= self._next_beat_s:
             self._next_beat_s = now + HEARTBEAT_S
             self.tell_keeper({"type": "beat"})
+            self._watch_access_log()
         if self.leaving_until_s:
             self._leave_when_empty(now)
             return DRAIN_LOOK_S
@@ -242,6 +257,21 @@ class Worker:
         if self.engine.drained or now >= self.draining_until_s:
             self.ended = True
         return DRAIN_LOOK_S
+
+    def _watch_access_log(self) -> None:
+        """Say when lines are lost, and when no more are; the metrics have the count."""
+        lost = (self.engine.state()["log_lines_lost"] or 0) if self.engine is not None else 0
+        losing = lost > self._lines_lost
+        if losing and not self._losing:
+            self.log.warning("access log lines are lost: its reader is too slow, or its disk full", lost=lost)
+        elif self._losing and not losing:
+            self.log.info("no more access log lines are lost", lost=lost)
+        self._losing, self._lines_lost = losing, lost
+
+    def _problems(self) -> list[str]:
+        """Return what an operator should know of this worker."""
+        found = [self._access_log_problem] if self._access_log_problem else []
+        return [*found, f"access log lines are being lost, {self._lines_lost} so far"] if self._losing else found
 
     def terminate(self) -> None:
         """SIGTERM: have the keeper replace this worker; without a keeper, leave when the queues are empty."""
