@@ -140,7 +140,7 @@ def test_images_are_sealed_and_name_store_and_base() -> None:
     compiled = compiler.full(shop(), revision=5, addresses={}, store_revision=1 << 40, store_identity=(1 << 64) - 1)
     assert compiled.records is not None and compiled.base is not None
     assert is_sealed(compiled.records.fd) and is_sealed(compiled.base.fd)
-    header = compiled.records.read()[: 512]
+    header = compiled.records.read()[:512]
     numbers = [int.from_bytes(header[at : at + 8], "little") for at in range(424, 464, 8)]
     kind_and_checksum = compiled.base.checksum | 1 << 32
     assert numbers == [1 << 40, (1 << 64) - 1, 5, compiled.base.size, kind_and_checksum]
@@ -301,7 +301,9 @@ def test_garbage_and_changed_routes_are_bounded() -> None:
 
 def test_many_new_routes_are_folded_unless_told_otherwise() -> None:
     def many(kind: str) -> list[Edit]:
-        return [Edit("frontend", f"{kind}{i}", Frontend(route=f"Path(`/{kind}/{i}`)", backend="b1")) for i in range(300)]
+        return [
+            Edit("frontend", f"{kind}{i}", Frontend(route=f"Path(`/{kind}/{i}`)", backend="b1")) for i in range(300)
+        ]
 
     node = Node(shop(50))
     assert node.apply(*many("x")).full

@@ -140,13 +140,16 @@ class Control:
         return int(lost)
 
     def publish(self, sequence: int, images: Sequence[int]) -> None:
-        """Send a snapshot to all workers, and to the keeper for those to come.
+        """Send a snapshot to the keeper, for workers and masters to come, and then to all workers.
 
-        `images` are descriptors, the publisher's from now on: the snapshot, or its records and, when that is new, its base.
+        In this order: a master that dies in between leaves no worker with a snapshot whose number its successor would use
+        again for another one. `images` are descriptors, the publisher's from now on: the snapshot, or its records and, when
+        that is new, its routes base.
         """
-        self.master.publisher.publish(sequence, *images)
         if self.master.keeper is not None:
-            self.tell_keeper({"type": "snapshot", "revision": sequence}, list(images))
+            with contextlib.suppress(LinkClosedError):
+                self.tell_keeper({"type": "snapshot", "revision": sequence}, list(images))
+        self.master.publisher.publish(sequence, *images)
 
     def lend(self) -> None:
         """Have the keeper lend out the slots of the listeners in force: the workers know them by now."""

@@ -97,12 +97,12 @@ class Reloader:
         except BaseException:
             os.close(descriptor)
             raise
+        if master.keeper is not None:
+            self._control.tell_keeper({"type": "settings", **loaded.process_settings()})
         self._control.publish(compiled.revision, [descriptor])
         report_warnings(master.log, loaded)
         master.directory.retain(loaded.objects())
         self._in_force(loaded, addresses)
-        if master.keeper is not None:
-            self._control.tell_keeper({"type": "settings", **loaded.process_settings()})
         applied = await publisher.applied()
         self._control.lend()
         return Outcome(
