@@ -108,8 +108,10 @@ def test_edits_equal_a_whole_compilation(first: list[Edit], then: list[Edit], da
         assert node.winners() == winners_of(image)
     expected = SnapshotCompiler(node.slots).full(model.tree(), revision=node.revision + 1, addresses=ADDRESSES)
     folded = node.fold()
-    assert folded.records is not None and expected.records is not None
-    assert folded.base is not None and expected.base is not None
+    assert folded.records is not None
+    assert expected.records is not None
+    assert folded.base is not None
+    assert expected.base is not None
     assert folded.records.read() == expected.records.read()
     assert folded.base.read() == expected.base.read()
     assert set(folded.waiting) == set(expected.waiting) == set(node.compiler.waiting)
@@ -138,9 +140,11 @@ def test_one_image_and_two_say_the_same() -> None:
 def test_images_are_sealed_and_name_store_and_base() -> None:
     compiler = SnapshotCompiler(Slots())
     compiled = compiler.full(shop(), revision=5, addresses={}, store_revision=1 << 40, store_identity=(1 << 64) - 1)
-    assert compiled.records is not None and compiled.base is not None
-    assert is_sealed(compiled.records.fd) and is_sealed(compiled.base.fd)
-    header = compiled.records.read()[: 512]
+    assert compiled.records is not None
+    assert compiled.base is not None
+    assert is_sealed(compiled.records.fd)
+    assert is_sealed(compiled.base.fd)
+    header = compiled.records.read()[:512]
     numbers = [int.from_bytes(header[at : at + 8], "little") for at in range(424, 464, 8)]
     kind_and_checksum = compiled.base.checksum | 1 << 32
     assert numbers == [1 << 40, (1 << 64) - 1, 5, compiled.base.size, kind_and_checksum]
@@ -180,7 +184,8 @@ def test_other_rejected_edits_change_nothing(edit: Edit) -> None:
     before = content(node.records)
     (rejected,) = node.apply(edit).rejected_edits
     assert (rejected.kind, rejected.owner, rejected.id) == (edit.kind, edit.owner, edit.id)
-    assert rejected.message and rejected.remedy
+    assert rejected.message
+    assert rejected.remedy
     assert content(node.records) == before
 
 
@@ -301,7 +306,9 @@ def test_garbage_and_changed_routes_are_bounded() -> None:
 
 def test_many_new_routes_are_folded_unless_told_otherwise() -> None:
     def many(kind: str) -> list[Edit]:
-        return [Edit("frontend", f"{kind}{i}", Frontend(route=f"Path(`/{kind}/{i}`)", backend="b1")) for i in range(300)]
+        return [
+            Edit("frontend", f"{kind}{i}", Frontend(route=f"Path(`/{kind}/{i}`)", backend="b1")) for i in range(300)
+        ]
 
     node = Node(shop(50))
     assert node.apply(*many("x")).full
