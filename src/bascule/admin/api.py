@@ -113,7 +113,7 @@ class Api:
             if not at:
                 raise
             raise ApiError(
-                404, f"revision {at} cannot be read: {error}", "list what there is: GET /v1/history"
+                404, f"revision {at} cannot be read: {error}", "list what there is: bascule history"
             ) from None
 
     def tree(self) -> Tree:
