@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from bascule.engine.connection cimport conn_close, graveyard_bury, output_flush, buf_free, IO_CLOSED
+from bascule.engine.shed cimport shed_idle, shed_refuses, shed_used
 from bascule.engine.system cimport (
     CLOCK_MONOTONIC,
     EPOLLERR,
@@ -17,6 +18,7 @@ from bascule.engine.system cimport (
     itimerspec,
     likely,
     memset,
+    prefetch,
     read,
     timerfd_settime,
     timespec,
@@ -56,13 +58,15 @@ from bascule.engine.types cimport (
     SOURCE_TIMER,
     TURNS_MAX,
     TURN_US,
+    X_KEEP_CLIENT,
     Conn,
     Exchange,
     Slot,
     Source,
+    head_unsent,
     output_empty,
 )
-from bascule.request.exchange cimport exchange_end, exchange_fail, exchange_gone
+from bascule.request.exchange cimport exchange_end, exchange_fail, exchange_gone, exchange_reply
 from bascule.request.rewrite cimport request_compose
 from bascule.request.s1_accept cimport accept_ready, accept_resume
 from bascule.request.s2_parse cimport RequestView, client_linger, client_read
@@ -104,6 +108,10 @@ cdef void engine_clock(Engine* engine) noexcept nogil:
 cdef void request_ready(Engine* engine, Exchange* x, RequestView* view) noexcept nogil:
     """s3 route -> s4 limit -> compose -> s5 balance and s6 forward."""
     cdef Conn* client = x.client
+    if unlikely(shed_refuses(engine)):
+        x.flags &= ~X_KEEP_CLIENT
+        exchange_reply(engine, x, 503, ERROR_OVERLOAD, b"out of memory for further requests", b"Retry-After: 1\r\n", 16)
+        return
     if not route(engine, x, view):
         return
     if not limit(engine, x, view):
@@ -128,7 +136,7 @@ cdef void exchange_event(Engine* engine, Exchange* x) noexcept nogil:
         return
     if x.server != NULL:
         if x.server.state == SERVER_CONNECTING or x.request.state != DIRECTION_DONE or x.request.out.first != NULL \
-                or x.request_head != NULL:
+                or head_unsent(x):
             forward_continue(engine, x)
             if client.exchange != x:
                 return
@@ -182,6 +190,7 @@ cdef inline void note(const epoll_event* event) noexcept nogil:
     cdef Source* source = <Source*>event.data.ptr
     if source.kind == SOURCE_CLIENT or source.kind == SOURCE_SERVER:
         (<Conn*>source).ready |= readiness(event.events)
+        prefetch((<Conn*>source).exchange)  # of many connections most exchanges are cold; here the misses overlap
 
 
 cdef void dispatch(Engine* engine, const epoll_event* event) noexcept nogil:
@@ -319,6 +328,8 @@ cdef void engine_turn(Engine* engine, uint32_t patience_ms) noexcept nogil:
         run_queue(engine)
         # Order: deadlines after events, so that what has arrived in time counts although the worker slept or was stopped.
         wheel_advance(&engine.wheel, engine.wheel.clock, expired, engine)
+        if unlikely(shed_used(engine) >= engine.shed.begin):
+            shed_idle(engine)
         graveyard_bury(engine)
         if count <= 0 and engine.run_first == NULL:
             break

@@ -23,6 +23,7 @@ COMMANDS = {
     "diff": ("bascule.cli.apply:diff", "Show what a file would change, or what differs between two."),
     "check": ("bascule.cli.check:check", "Find everything that is wrong with a configuration file."),
     "explain": ("bascule.cli.explain:explain", "Show which route a request takes, and why."),
+    "import": ("bascule.cli.import_vulcand:import_group", "Convert the configuration of another load balancer."),
     "history": ("bascule.cli.history:history", "Show what was changed, when, by whom and why."),
     "rollback": ("bascule.cli.history:rollback", "Restore an earlier state by a new transaction."),
     "drain": ("bascule.cli.operate:drain", "Let a server finish what it has and get nothing new."),
