@@ -15,12 +15,14 @@ class Engine:
         worker: int,
         statistics_fd: int,
         limits_fd: int = -1,
+        verdicts_fd: int = -1,
         buffer_bytes_max: int = 268435456,
         access_log_fd: int = -1,
     ) -> None:
         """Starts the engine as worker number `worker` (0..63).
 
-        statistics_fd, limits_fd: descriptors of the shared regions; they may be closed afterwards. limits_fd -1: no limits.
+        statistics_fd, limits_fd, verdicts_fd: descriptors of the shared regions; they may be closed afterwards.
+        limits_fd -1: no limits; verdicts_fd -1: no verdicts.
         buffer_bytes_max: memory for bytes in flight; beyond it exchanges are shed with 503.
         access_log_fd: one logfmt line an exchange is written there; -1: off.
         Errors: EngineError, ParserMismatch (bascule.codec.llhttp).
