@@ -8,11 +8,15 @@ import pytest
 from bascule.cli.options import UsageError, parse
 
 
-def test_defaults() -> None:
+def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     assert parse("run", []) == {
         "command": "run",
-        "config": str(Path("bascule.toml").absolute()),
-        "store": "file",
+        "config": "",
+        "store": "",
+        "etcd": "",
+        "prefix": "",
+        "admin": "",
         "listen": [],
         "to": [],
         "routes": "",
@@ -25,6 +29,26 @@ def test_defaults() -> None:
         "access_log": "",
         "pid_file": "",
     }
+
+
+@pytest.mark.parametrize(
+    ("words", "config", "store"),
+    [
+        ([], "bascule.toml", ""),
+        (["--store", "file"], "bascule.toml", "file"),
+        (["--store", "embedded"], "", "embedded"),
+        (["--etcd", "10.0.0.1:2379"], "", "etcd"),
+        (["--store", "vulcand", "--etcd", "10.0.0.1:2379"], "", "vulcand"),
+        (["-c", "other.toml", "--store", "etcd"], "other.toml", "etcd"),
+    ],
+)
+def test_where_the_configuration_is(
+    words: list[str], config: str, store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bascule.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    options = parse("run", words)
+    assert (options["config"], options["store"]) == (str(tmp_path / config) if config else "", store)
 
 
 def test_every_way_to_write_an_option() -> None:
@@ -47,7 +71,7 @@ def test_every_way_to_write_an_option() -> None:
         ("run", ["--workers", "many"], "a whole number from 0 to 256"),
         ("run", ["--workers", "-1"], "a whole number"),
         ("run", ["--workers", "257"], "from 0 to 256"),
-        ("run", ["--store", "etcd"], "this version knows file"),
+        ("run", ["--store", "consul"], "this version knows embedded and file and etcd and vulcand"),
         ("run", ["--drain-timeout", "5"], "a duration such as 30s"),
         ("run", ["-c", "a", "-c", "b"], "-c is given twice"),
         ("run", ["-c", "a", "--config", "b"], "--config is given twice"),

@@ -36,7 +36,7 @@ def test_every_error_is_told_at_the_first_start(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_said_without_a_second_attempt(tmp_path: Path) -> None:
     for _ in range(3):
-        ended = bascule("run", cwd=tmp_path)
+        ended = bascule("run", "-c", "bascule.toml", cwd=tmp_path)
         assert ended.returncode == 1
         assert f"or create {tmp_path}/bascule.toml" in ended.stderr
         assert "master died" not in ended.stderr

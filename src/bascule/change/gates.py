@@ -18,16 +18,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from bascule.change.holds import GateState, Hold, InForce, Verdict, over_share
+from bascule.change.holds import Bounds, GateState, Hold, InForce, Verdict, too_many
 from bascule.change.live import Freeze
-from bascule.change.pool_gate import WINDOW_S, Passing, Pool, PoolChange, PoolGate
+from bascule.change.pool_gate import Passing, Pool, PoolChange, PoolGate
 from bascule.model.keys import ObjectKey, format_key, parse_key
 from bascule.store.interface import Event
 
 STORE: Final = "store"
 OPERATOR: Final = "operator"
-FEW: Final = 10
-"""A reading that lacks so many objects or fewer passes, unless it lacks all of a kind."""
 COUNTED: Final = ("listener", "frontend", "server")
 """The kinds whose loss is an outage."""
 SERVING: Final = ("listener", "frontend")
@@ -46,13 +44,14 @@ class Gates:
         in_force: InForce,
         *,
         passing: Passing = _always,
-        window_s: float = WINDOW_S,
+        bounds: Bounds | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`window_s` is how far apart two vanishings of a pool may be and still count as one loss."""
+        """`bounds` say what is too much, `passing` what health checks think of a server."""
         self._in_force = in_force
-        self._pool_gate = PoolGate(in_force, passing, window_s)
+        self._bounds = bounds or Bounds()
+        self._pool_gate = PoolGate(in_force, passing, self._bounds)
         self._monotonic = monotonic
         self._wall = wall
         self._held: dict[str, Hold] = {}
@@ -222,7 +221,8 @@ class Gates:
             return ""
         for kind in COUNTED if reading else SERVING:
             whole, net = self._in_force.count(kind), lost[kind] - batch.added[kind]
-            if net > FEW and (net >= whole or (reading and over_share(net, whole))):
+            many = net > self._bounds.tree_min
+            if many and (net >= whole or (reading and too_many(net, whole, self._bounds.tree_percent))):
                 return f"{lost[kind]} of {whole} {kind}s would go at once"
             if reading and lost[kind] and net >= whole:
                 return f"the last {kind} would go" if whole == 1 else f"all {whole} {kind}s would go at once"

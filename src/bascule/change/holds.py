@@ -12,14 +12,22 @@ from bascule.store.interface import Event
 
 Gate = Literal["pool", "tree"]
 
-SHARE: Final = (1, 3)
-"""Largest loss that passes, as a fraction: over a third is held."""
 ADOPT: Final = "if the loss is meant, `bascule adopt` accepts it; what comes back is taken up by itself"
 
 
-def over_share(lost: int, whole: int) -> bool:
-    """Tell whether a loss is more than passes; exact, in whole numbers."""
-    return lost * SHARE[1] > whole * SHARE[0]
+class Bounds(msgspec.Struct, frozen=True):
+    """What is too much to be believed: the `[store]` table's fields of similar names."""
+
+    pool_percent: int = 33
+    pool_window_s: float = 10.0
+    tree_percent: int = 33
+    tree_min: int = 10
+
+
+def too_many(lost: int, whole: int, percent: int) -> bool:
+    """Tell whether a loss is more than so many percent; 33 is exactly a third and 67 two thirds."""
+    numerator, denominator = {33: (1, 3), 67: (2, 3)}.get(percent, (percent, 100))
+    return lost * denominator > whole * numerator
 
 
 class InForce(Protocol):

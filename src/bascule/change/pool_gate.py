@@ -14,14 +14,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
 
 import msgspec
 
-from bascule.change.holds import InForce, over_share
+from bascule.change.holds import Bounds, InForce, too_many
 from bascule.model.keys import format_key
 
-WINDOW_S: Final = 10.0
 Passing = Callable[[str, str], bool]
 """(backend, server): whether active health checks find the server well; True when nobody checks it."""
 
@@ -69,19 +67,19 @@ class Pool:
 class PoolGate:
     """Decides about servers that vanish. Keeps what is held, and the losses it let pass within the window."""
 
-    def __init__(self, in_force: InForce, passing: Passing, window_s: float = WINDOW_S) -> None:
+    def __init__(self, in_force: InForce, passing: Passing, bounds: Bounds) -> None:
         """See the class."""
         self.pools: dict[str, Pool] = {}
         self._in_force = in_force
         self._passing = passing
-        self._window_s = window_s
+        self._bounds = bounds
         self._losses: dict[str, deque[float]] = {}
 
     def forget(self, now_s: float) -> None:
         """Forget losses older than the window; once a batch, before its pools are judged."""
         for backend in list(self._losses):
             losses = self._losses[backend]
-            while losses and now_s - losses[0] > self._window_s:
+            while losses and now_s - losses[0] > self._bounds.pool_window_s:
                 losses.popleft()
             if not losses:
                 del self._losses[backend]
@@ -114,11 +112,14 @@ class PoolGate:
         for backend, pool in self.pools.items():
             servers = self._in_force.servers(backend)
             present = sum(well and name not in pool.held for name, well in servers.items())
-            if not over_share(pool.baseline - present, pool.baseline):
+            if not self._large(pool.baseline - present, pool.baseline):
                 found[backend] = sorted(pool.held)
             elif sick := [name for name in pool.held if not self._passing(backend, name)]:
                 found[backend] = sorted(sick)
         return found
+
+    def _large(self, lost: int, whole: int) -> bool:
+        return too_many(lost, whole, self._bounds.pool_percent)
 
     def _healthy(self, backend: str, servers: Iterable[str]) -> list[str]:
         members = self._in_force.servers(backend)
@@ -131,10 +132,10 @@ class PoolGate:
         after = before - len(vanished) + gained
         earlier = len(self._losses.get(backend, ()))
         baseline = before + earlier
-        if after > 0 and not over_share(baseline - after, baseline):
+        if after > 0 and not self._large(baseline - after, baseline):
             self._losses.setdefault(backend, deque()).extend([now_s] * len(vanished))
             return None
-        return Pool(baseline, _reason(backend, len(vanished), earlier, baseline, self._window_s))
+        return Pool(baseline, _reason(backend, len(vanished), earlier, baseline, self._bounds.pool_window_s))
 
 
 def _turned(members: Mapping[str, bool], change: PoolChange) -> tuple[int, int]:

@@ -18,6 +18,7 @@ _BOUNDS_MS: Final = {
     "coalesce": (0, 10_000),
     "coalesce_max": (0, 10_000),
     "reconcile_interval": (0, limits.DURATION_MAX_MS),
+    "pool_loss_window": (0, 3_600_000),
 }
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 TEXT, NUMBER, DURATION, PATH, PLACE = "text", "number", "duration", "path", "place"
 WORKERS_MAX = 256
 SLOTS_MAX = 1024
+DEFAULT_FILE = "bascule.toml"
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 
 
@@ -102,8 +103,22 @@ _COMMON = (
 )
 
 RUN: tuple[Option, ...] = (
-    Option(("-c", "--config"), "FILE", "Configuration in TOML or JSON.", kind=PATH, default="bascule.toml"),
-    Option(("--store",), "KIND", "Where the configuration lives.", default="file", choices=("file",)),
+    Option(
+        ("-c", "--config"),
+        "FILE",
+        "Configuration in TOML or JSON, or only where it lives ([store]). Default: bascule.toml where there is one, "
+        "unless --store says otherwise.",
+        kind=PATH,
+    ),
+    Option(
+        ("--store",),
+        "KIND",
+        "Where the configuration lives. Default: what the file says, or embedded without one.",
+        choices=("embedded", "file", "etcd", "vulcand"),
+    ),
+    Option(("--etcd",), "HOST:PORT,...", "Members of etcd. Default: 127.0.0.1:2379."),
+    Option(("--prefix",), "PREFIX", "What all keys in etcd begin with. Default: /bascule, or /vulcand."),
+    Option(("--admin",), "ADDRESS", "Serve the admin API on TCP too, to holders of a token: HOST:PORT."),
     *_COMMON,
 )
 
@@ -153,9 +168,19 @@ def parse(command: str, words: Sequence[str]) -> dict[str, Any]:
             option.kind == PATH or (option.kind == PLACE and values[option.key] not in ("off", "stderr"))
         ):
             values[option.key] = os.path.abspath(values[option.key])
+    if command == "run":
+        _place_of_run(values)
     if command == "proxy" and not values["to"] and not values["routes"]:
         raise _wrong(command, "nowhere to send requests: add --to HOST:PORT or --routes FILE")
     return values
+
+
+def _place_of_run(values: dict[str, Any]) -> None:
+    """Fill in where the configuration is when the command line leaves it open."""
+    if values["etcd"] and not values["store"]:
+        values["store"] = "etcd"
+    if not values["config"] and (values["store"] == "file" or (not values["store"] and os.path.exists(DEFAULT_FILE))):
+        values["config"] = os.path.abspath(DEFAULT_FILE)
 
 
 def _read(command: str, rest: list[str], values: dict[str, Any]) -> None:

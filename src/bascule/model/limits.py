@@ -59,6 +59,11 @@ HEALTH_INTERVAL_MIN_MS: Final = 100
 HEALTH_THRESHOLD_MAX: Final = 100
 HISTORY_AGE_MAX_MS: Final = 3650 * 24 * 3600 * 1000
 
+KEY_BYTES_MAX: Final = 256
+"""Two ids and what stands between them: longer keys are nobody's."""
+VALUE_BYTES_MAX: Final = 64 * 1024
+"""Of one stored object: the longest route with its middlewares' keys is a quarter of it."""
+
 OBJECTS_MAX: Final = 4_000_000
 """Of one kind; indices are uint32 with NO_INDEX reserved."""
 

@@ -260,21 +260,25 @@ class Store(Record, frozen=True):
         Meta(
             ge=1,
             le=100,
-            description="A pool that loses more of its servers at once by vanishing is held; 100: only one that "
-            "loses all.",
+            description="A pool that loses more of its servers by vanishing, within `pool_loss_window`, is held; 33 is exactly "
+            "a third, 100: only one that loses all.",
         ),
     ] = 33
+    pool_loss_window: Annotated[
+        Duration, Meta(description="Losses of a pool that are no further apart count as one.")
+    ] = "10s"
     tree_loss_percent: Annotated[
         int,
         Meta(
             ge=1,
             le=100,
-            description="A change that removes more of all frontends, backends or listeners at once is held; "
-            "100: only one that removes all.",
+            description="A reading that lacks more of all listeners, frontends or servers in force is held; 33 is exactly a "
+            "third, 100: only one that lacks all. See docs/do-no-harm.md.",
         ),
-    ] = 50
+    ] = 33
     tree_loss_min: Annotated[
-        int, Meta(ge=1, le=limits.OBJECTS_MAX, description="Fewer removed objects of one kind are never held.")
+        int,
+        Meta(ge=1, le=limits.OBJECTS_MAX, description="So many missing objects of one kind, or fewer, are never held."),
     ] = 10
 
     def etcd_options(self) -> "EtcdOptions":

@@ -44,6 +44,8 @@ class Configuration:
         self.warnings: tuple[Problem, ...] = loaded.warnings if loaded else ()
         self.settings: Settings = tree.settings
         self.store: Store = tree.store
+        self.live = tree.store.type != "file"
+        """Whether this only says where the configuration lives."""
         self._tree: Tree | None = tree
         self._kept: Kept | None = None
         self._loaded = loaded
@@ -70,12 +72,7 @@ class Configuration:
 
     def process_settings(self) -> dict[str, Any]:
         """Return what the keeper has to know of the settings; 0 where the configuration leaves it to the keeper."""
-        settings = self.settings
-        return {
-            "workers": settings.workers,
-            "drain_timeout_ms": duration_ms(settings.drain_timeout),
-            "access_log": settings.access_log,
-        }
+        return process_settings(self.settings)
 
     def limits_bytes(self) -> int:
         """Return the size of the table that all limits share."""
@@ -128,6 +125,15 @@ class Configuration:
         return self._loaded.place(problem) if self._loaded else problem.at(self.origin, 0)
 
 
+def process_settings(settings: Settings) -> dict[str, Any]:
+    """Return what the keeper has to know of the settings; 0 where the configuration leaves it to the keeper."""
+    return {
+        "workers": settings.workers,
+        "drain_timeout_ms": duration_ms(settings.drain_timeout),
+        "access_log": settings.access_log,
+    }
+
+
 def load_first(options: dict[str, Any]) -> Configuration:
     """`load` for a start: with less CPU, where it can be."""
     if options["command"] == "proxy":
@@ -146,6 +152,10 @@ def load(options: dict[str, Any]) -> Configuration:
 
         tree = tree_from_proxy_arguments(options["listen"], options["to"], routes=options["routes"] or None)
         return Configuration(tree, _PROXY_ORIGIN)
+    if not options["config"]:
+        from bascule.model.tree import Store, Tree
+
+        return Configuration(Tree(store=_store(Store(type="embedded"), options)), "")
     from bascule.store import file
 
     try:
@@ -155,4 +165,39 @@ def load(options: dict[str, Any]) -> Configuration:
         from bascule.model.problems import ConfigError
 
         raise ConfigError(with_routes(error, options["config"])) from None
+    store = _store(loaded.tree.store, options)
+    if store.type != "file":
+        return _bootstrap(loaded, store)
     return Configuration(loaded.tree, options["config"], loaded)
+
+
+def _store(store: Store, options: dict[str, Any]) -> Store:
+    """Return a file's `store` table as the command line would have it."""
+    from msgspec.structs import replace
+
+    if options["store"]:
+        store = replace(store, type=options["store"])
+    if options["etcd"]:
+        store = replace(store, endpoints=tuple(options["etcd"].split(",")))
+    if options["prefix"]:
+        store = replace(store, prefix=options["prefix"])
+    return store
+
+
+def _bootstrap(loaded: Loaded, store: Store) -> Configuration:
+    """Return a configuration that only says where the live one is; ConfigError when its file says more."""
+    from msgspec.structs import replace
+
+    tree = loaded.tree
+    if tree.listeners or tree.hosts or tree.backends or tree.frontends:
+        from bascule.model.problems import ConfigError, Problem
+
+        found = next(kind for kind in ("listeners", "hosts", "backends", "frontends") if getattr(tree, kind))
+        problem = Problem(
+            path=(found,),
+            message=f"the configuration lives in the store ({store.type}), so what this file says of {found} would never "
+            "be looked at",
+            remedy=f"start without it, and then: bascule apply {loaded.file}",
+        )
+        raise ConfigError([loaded.place(problem)])
+    return Configuration(replace(tree, store=store), loaded.file, loaded)

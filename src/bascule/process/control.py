@@ -1,4 +1,8 @@
-"""The master after boot: one asyncio loop for reloads, acknowledgements, the watched file and the admin API."""
+"""The master after boot: one asyncio loop for changes, acknowledgements and the admin API.
+
+A configuration comes from a file or a command line, read as a whole (`reloading.py`), or from a live store, object by
+object (`pipeline.py`). Both bring it into force through here: this is where the links to keeper and workers hang.
+"""
 
 from __future__ import annotations
 
@@ -8,59 +12,50 @@ import os
 import signal
 import time
 
-import msgspec
 import uvloop
 
-from bascule.admin.metrics import render_metrics
-from bascule.admin.status import Traffic, WorkerStatus, build_traffic
+from bascule.change.live import Applied, Preview
 from bascule.change.resolve import Resolver, names_of
-from bascule.model.problems import ConfigError, Problem
-from bascule.model.quantities import duration_ms
-from bascule.process import configuration, huge_pages
+from bascule.process import huge_pages
 from bascule.process.link import Link, LinkClosedError
-from bascule.process.master import Master, report_warnings
 from bascule.process.names import PATIENCE_S
-from bascule.shared.statistics import Reader
+from bascule.process.notices import Notices
+from bascule.process.reloading import Outcome, Reloader
+from bascule.process.views import metrics_document, status_document
+from bascule.shared.snapshot import make_memfd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from typing import Any
 
-    from bascule.process.configuration import Configuration
-    from bascule.process.publisher import WorkerView
-    from bascule.store.file import FileWatcher
+    from bascule.change.live import Freeze, Notice, ObjectState
+    from bascule.model.tree import Settings, Tree
+    from bascule.process.master import Master
+    from bascule.process.pipeline import Pipeline
+    from bascule.store.interface import Put, Remove, Store
 
 KEEPER_TIMEOUT_S = 15.0
 
 
-class Outcome(msgspec.Struct, frozen=True):
-    """What a reload did: `changed` is False when the configuration says what was in force already."""
-
-    ok: bool
-    changed: bool
-    revision: int
-    problems: tuple[Problem, ...] = ()
-    applied: bool = True
-    lagging: tuple[int, ...] = ()
-    connections_lost: int = 0
-
-
 class Control:
-    """One configuration in force, and the way of the next one."""
+    """One configuration in force, and the way of the next one. Fulfils bascule.change.live.Live."""
 
     def __init__(self, master: Master) -> None:
         """See the class."""
         self.master = master
         self.started_at = time.time()
-        self.last_outcome: Outcome | None = None
-        self.last_reload_at = 0.0
-        self.reloads = 0
-        self._lock = asyncio.Lock()
+        self.lock = asyncio.Lock()
+        """Held by whoever brings something into force."""
+        self.reloader = Reloader(self)
+        self.pipeline: Pipeline | None = master.pipeline
+        self.resolver = Resolver()
+        self.broadcast = Notices()
         self._answer: asyncio.Future[dict[str, Any]] | None = None
+        self._asking = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended = asyncio.Event()
-        self._watcher: FileWatcher | None = None
-        self._resolver = Resolver()
+        self._awaiting_applied = False
 
     # ---- links
 
@@ -101,12 +96,15 @@ class Control:
         elif self._answer is not None and not self._answer.done():
             self._answer.set_result(message)
 
-    async def _ask_keeper(self, message: dict[str, Any]) -> dict[str, Any]:
-        self._answer = asyncio.get_running_loop().create_future()
-        self._tell_keeper(message)
-        return await asyncio.wait_for(self._answer, KEEPER_TIMEOUT_S)
+    async def ask_keeper(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Send to the keeper and return its answer; TimeoutError, LinkClosedError."""
+        async with self._asking:
+            self._answer = asyncio.get_running_loop().create_future()
+            self.tell_keeper(message)
+            return await asyncio.wait_for(self._answer, KEEPER_TIMEOUT_S)
 
-    def _tell_keeper(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
+    def tell_keeper(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
+        """Send to the keeper; LinkClosedError when there is none any more."""
         self.master.tell_keeper(message, descriptors)
         keeper = self.master.keeper
         if keeper is not None and keeper.wants_write:
@@ -120,143 +118,88 @@ class Control:
 
             loop.add_writer(keeper.fileno(), writable)
 
+    # ---- into force: what both ways have in common
+
+    async def bind(self, wanted: list[dict[str, str]], slots: int) -> list[dict[str, str]]:
+        """Have the keeper open the listeners that are new; return its complaints (id, address, message, remedy), with
+        which nothing is opened."""
+        added = [entry for entry in wanted if entry not in self.master.listening]
+        if not added:
+            return []
+        answer = await self.ask_keeper({"type": "bind", "listeners": added, "slots": slots})
+        problems: list[dict[str, str]] = answer["problems"] if answer["type"] == "bind_failed" else []
+        return problems
+
+    async def unbind(self, wanted: list[dict[str, str]]) -> int:
+        """Have the keeper close the listeners that are no longer wanted; return how many connections that lost.
+
+        Before the swap: the next snapshot no longer knows these listeners, and their queues still hold clients.
+        """
+        removed = [entry for entry in self.master.listening if entry not in wanted]
+        lost = (await self.ask_keeper({"type": "unbind", "listeners": removed}))["lost"] if removed else 0
+        self.master.listening = wanted
+        return int(lost)
+
+    def publish(self, sequence: int, image: bytes) -> None:
+        """Send a snapshot to all workers, and to the keeper for those to come."""
+        descriptor = make_memfd(image)
+        self.master.publisher.publish(sequence, descriptor)
+        if self.master.keeper is not None:
+            self.tell_keeper({"type": "snapshot", "revision": sequence}, [descriptor])
+
+    def lend(self) -> None:
+        """Have the keeper lend out the slots of the listeners in force: the workers know them by now."""
+        if self.master.keeper is not None:
+            self.tell_keeper({"type": "listen", "listeners": self.master.listening})
+
+    async def look_up(self, names: Mapping[str, float]) -> dict[str, bytes]:
+        """Return the addresses of host names (authority to interval in seconds), which are kept up to date from now on.
+
+        One that cannot be looked up in time comes with a later snapshot.
+        """
+        known = self.resolver.addresses()
+        self.resolver.want(names)
+        new = [name for name in names if name not in known]
+        if new:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.resolver.refresh(new), PATIENCE_S)
+        return self.resolver.addresses()
+
+    async def _readdress(self) -> None:
+        async with self.lock:
+            addresses = self.resolver.addresses()
+            if self.pipeline is not None:
+                await self.pipeline.readdress(addresses)
+            else:
+                await self.reloader.readdress(addresses)
+
+    def await_applied(self) -> None:
+        """Tell the pipeline when every worker has what is published now."""
+        if not self._awaiting_applied:
+            self._awaiting_applied = True
+            self.spawn(self._await_applied())
+
+    async def _await_applied(self) -> None:
+        assert self.pipeline is not None
+        publisher = self.master.publisher
+        try:
+            while True:
+                sequence = publisher.revision
+                if await publisher.applied():
+                    sequence = publisher.revision
+                self.pipeline.acknowledged(min((w.revision for w in publisher.serving()), default=sequence))
+                if publisher.revision == sequence:
+                    return
+        finally:
+            self._awaiting_applied = False
+
     # ---- reload
 
     async def reload(self, because: str) -> Outcome:
         """Bring what the store says now into force, or keep everything as it is and say why. One at a time."""
-        async with self._lock:
-            self.reloads += 1
-            try:
-                outcome = await self._reload()
-            except ConfigError as error:
-                outcome = self._refused(error.problems)
-            except (LinkClosedError, TimeoutError, OSError, ValueError) as error:
-                problem = Problem(message=f"{type(error).__name__}: {error}", remedy="see the log; then reload again")
-                outcome = self._refused((problem,))
-            self.last_outcome = outcome
-            self.last_reload_at = time.time()
-            self._report(outcome, because)
-            return outcome
-
-    def _refused(self, problems: tuple[Problem, ...] | list[Problem]) -> Outcome:
-        return Outcome(ok=False, changed=False, revision=self.master.publisher.revision, problems=tuple(problems))
-
-    async def _reload(self) -> Outcome:
-        master = self.master
-        loaded = await asyncio.to_thread(configuration.load, master.options)
-        if self._watcher is not None:
-            self._watcher.seen(loaded.digest)
-        addresses = await self._resolve(loaded)
-        if master.in_force is not None and addresses == master.addresses and loaded.tree == master.in_force.tree:
-            return Outcome(ok=True, changed=False, revision=master.publisher.revision)
-        return await self._bring_into_force(loaded, addresses)
-
-    async def _resolve(self, loaded: Configuration) -> dict[str, bytes]:
-        """Return the addresses of all host names; one that cannot be looked up in time comes with a later snapshot."""
-        names = names_of(loaded.tree)
-        known = self._resolver.addresses()
-        self._resolver.want(names)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._resolver.refresh([name for name in names if name not in known]), PATIENCE_S)
-        return self._resolver.addresses()
-
-    async def _readdress(self) -> None:
-        """A name has another address: the same configuration, compiled anew."""
-        async with self._lock:
-            master = self.master
-            addresses = self._resolver.addresses()
-            if master.in_force is not None and addresses != master.addresses:
-                outcome = await self._bring_into_force(master.in_force, addresses)
-                self._report(outcome, "a host name has a new address")
-
-    async def _bring_into_force(self, loaded: Configuration, addresses: dict[str, bytes]) -> Outcome:
-        """Bind what is new, close what is gone, then swap: what can fail comes before what has an effect."""
-        master, publisher = self.master, self.master.publisher
-        assert master.directory is not None
-        if master.in_force is None and self._same_as_running(loaded, addresses):
-            self._in_force(loaded, addresses)
-            return Outcome(ok=True, changed=False, revision=publisher.revision)
-        compiled = loaded.compile(publisher.revision + 1, master.directory.slot, addresses)
-        descriptor = _memfd(compiled.image)
-        try:
-            lost = await self._rebind(loaded)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        publisher.publish(compiled.revision, descriptor)
-        report_warnings(master.log, loaded)
-        master.directory.retain(loaded.objects())
-        self._in_force(loaded, addresses)
-        if master.keeper is not None:
-            self._tell_keeper({"type": "settings", **loaded.process_settings()})
-            self._tell_keeper({"type": "snapshot", "revision": compiled.revision}, [descriptor])
-        applied = await publisher.applied()
-        if master.keeper is not None:
-            self._tell_keeper({"type": "listen", "listeners": master.listening})
-        return Outcome(
-            ok=applied,
-            changed=True,
-            revision=compiled.revision,
-            applied=applied,
-            lagging=tuple(publisher.lagging()),
-            connections_lost=lost,
-            problems=() if applied else tuple(self._lag_problems()),
-        )
-
-    def _in_force(self, loaded: Configuration, addresses: dict[str, bytes]) -> None:
-        loaded.pack()
-        self.master.in_force, self.master.addresses = loaded, addresses
-
-    async def _rebind(self, loaded: Configuration) -> int:
-        master = self.master
-        wanted = loaded.listeners()
-        added = [entry for entry in wanted if entry not in master.listening]
-        removed = [entry for entry in master.listening if entry not in wanted]
-        if added:
-            message = {"type": "bind", "listeners": added, "slots": loaded.settings.slots}
-            answer = await self._ask_keeper(message)
-            if answer["type"] == "bind_failed":
-                raise loaded.bind_error(answer["problems"])
-        lost = 0
-        if removed:
-            # Before the swap: the next snapshot no longer knows these listeners, and their queues still hold clients.
-            lost = (await self._ask_keeper({"type": "unbind", "listeners": removed}))["lost"]
-        master.listening = wanted
-        return lost
-
-    def _same_as_running(self, loaded: Configuration, addresses: dict[str, bytes]) -> bool:
-        """Whether a successor finds its configuration in force: compilation is deterministic, so the bytes tell."""
-        publisher, directory = self.master.publisher, self.master.directory
-        assert directory is not None
-        compiled = loaded.compile(publisher.revision, directory.slot, addresses)
-        return bool(compiled.image == publisher.image())
-
-    def _lag_problems(self) -> list[Problem]:
-        return [
-            Problem(
-                message=f"worker {worker.number} (pid {worker.pid}) is at revision {worker.revision}"
-                + (f" and refuses the new one: {worker.refused}" if worker.refused else " and does not answer"),
-                remedy="it serves on as it is; if it stays behind, kill its pid and it is replaced",
-            )
-            for worker in self.master.publisher.serving()
-            if worker.revision < self.master.publisher.revision
-        ]
-
-    def _report(self, outcome: Outcome, because: str) -> None:
-        log = self.master.log
-        if outcome.ok:
-            log.info(
-                "reloaded" if outcome.changed else "reload: nothing has changed",
-                because=because,
-                revision=outcome.revision,
-            )
-        for problem in outcome.problems:
-            log.error(
-                "reload failed; what was in force stays",
-                because=because,
-                problem=problem.render().split("\n")[0],
-                remedy=problem.remedy,
-            )
+        if self.pipeline is not None:
+            return await self.pipeline.reload(because)
+        return await self.reloader.reload(because)
 
     async def _reload_on_signal(self) -> None:
         outcome = await self.reload("SIGHUP")
@@ -265,42 +208,81 @@ class Control:
             first = outcome.problems[0].render().split("\n")[0] if outcome.problems else "unknown"
             status += f"; the last reload failed: {first}"
         with contextlib.suppress(LinkClosedError):
-            self._tell_keeper({"type": "reloaded", "ok": outcome.ok, "status": status})
+            self.tell_keeper({"type": "reloaded", "ok": outcome.ok, "status": status})
+
+    # ---- what a live configuration can be asked: bascule.change.live.Live
+
+    @property
+    def store(self) -> Store | None:
+        """The store, None without a live one."""
+        return None if self.pipeline is None else self.pipeline.store
+
+    @property
+    def revision(self) -> int:
+        """Return the store revision in force; without a live store, the snapshot's number."""
+        return self.master.publisher.revision if self.pipeline is None else self.pipeline.revision
+
+    def freeze_state(self) -> Freeze | None:
+        """Return why changes are kept out, None when they are not."""
+        return None if self.pipeline is None else self.pipeline.gates.freeze_state()
+
+    def states(self) -> Sequence[ObjectState]:
+        """Return every object that is not plainly in force."""
+        return () if self.pipeline is None else self.pipeline.states()
+
+    async def preview(self, operations: Sequence[Put | Remove]) -> Preview:
+        """Validate operations against what the store holds now, and say what they would change."""
+        from bascule.change.preview import preview
+
+        return preview(self._live().table, operations)
+
+    async def until_applied(self, revision: int, timeout_s: float) -> Applied:
+        """Wait until a store revision is in force in every serving worker, until time is up, or while a gate holds it."""
+        return await self._live().until_applied(revision, timeout_s)
+
+    def notices(self) -> AsyncIterator[Notice]:
+        """Yield what happens from now on."""
+        return self.broadcast.read()
+
+    async def freeze(self, reason: str, by: str) -> Freeze:
+        """Keep every change out of force until `unfreeze`; the store goes on."""
+        return await self._live().freeze(reason, by)
+
+    async def unfreeze(self, by: str) -> Applied:
+        """Bring into force what the store says now, through all gates."""
+        return await self._live().unfreeze(by)
+
+    async def adopt(self, by: str) -> Applied:
+        """Accept what the gates hold back: the store is right as it is."""
+        return await self._live().adopt(by)
+
+    def _live(self) -> Pipeline:
+        if self.pipeline is None:
+            raise RuntimeError("this configuration does not come from a live store")
+        return self.pipeline
 
     # ---- views
 
+    def tree(self) -> Tree | None:
+        """Return the tree in force; None when a new master could not yet load what its predecessor compiled."""
+        if self.pipeline is not None:
+            return self.pipeline.table.tree()
+        return self.master.in_force.tree if self.master.in_force is not None else None
+
+    def tell_settings(self, settings: Settings) -> None:
+        """Tell the keeper what a live store says of the processes."""
+        from bascule.process.configuration import process_settings
+
+        if self.master.keeper is not None:
+            self.tell_keeper({"type": "settings", **process_settings(settings)})
+
     async def status(self) -> dict[str, Any]:
         """Return the status document: bascule.admin.status.Status, and how the processes are."""
-        master, publisher = self.master, self.master.publisher
-        traffic = await asyncio.to_thread(_traffic, master.regions[0])
-        workers = [_worker_status(worker) for _, worker in sorted(publisher.workers.items())]
-        return {
-            "revision": publisher.revision,
-            "workers": workers,
-            "traffic": traffic,
-            "ready": master.ready,
-            "configuration": master.in_force.origin if master.in_force else "",
-            "warnings": [warning.render() for warning in master.in_force.warnings] if master.in_force else [],
-            "unresolved": self._resolver.failures(),
-            "published_at": publisher.published_s,
-            "lagging": publisher.lagging(),
-            "workers_wanted": master.workers_wanted,
-            "deaths": [death for _, death in sorted(publisher.deaths.items())],
-            "keeper": {"pid": master.keeper_pid, "alive": master.keeper is not None},
-            "master": {"pid": os.getpid(), "started_at": self.started_at},
-            "listeners": master.listening,
-            "reload": {"count": self.reloads, "at": self.last_reload_at, "outcome": self.last_outcome},
-        }
+        return await status_document(self)
 
     async def metrics(self) -> bytes:
-        """Return the statistics for Prometheus. Rendered by a thread: the time grows with the number of objects, and
-        reloads and acknowledgements do not wait for it."""
-        publisher = self.master.publisher
-        workers = [
-            WorkerStatus(number, worker.pid, worker.state, worker.revision, worker.refused)
-            for number, worker in sorted(publisher.workers.items())
-        ]
-        return await asyncio.to_thread(_metrics, self.master.regions[0], publisher.revision, workers)
+        """Return the statistics for Prometheus."""
+        return await metrics_document(self)
 
     # ---- life
 
@@ -315,21 +297,6 @@ class Control:
         if not task.cancelled() and task.exception() is not None:
             self.master.log.error("a task of the master failed", error=repr(task.exception()))
 
-    async def watch_file(self) -> None:
-        """Reload when the file changes, unless the configuration says not to look."""
-        from bascule.store.file import FileWatcher
-
-        options = self.master.options
-        digest = self.master.in_force.digest if self.master.in_force else b""
-        watcher = self._watcher = FileWatcher(options["config"], digest)
-        while True:
-            store = self.master.in_force.store if self.master.in_force else None
-            await asyncio.sleep(duration_ms(store.poll_interval) / 1000 if store else 1.0)
-            if store is not None and not store.watch:
-                continue
-            if watcher.changed() is not None:
-                await self.reload("file change")
-
     def end(self) -> None:
         """Let `run` return."""
         self._ended.set()
@@ -339,16 +306,9 @@ class Control:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.end)
         self.attach()
-        master = self.master
-        if master.in_force is not None:
-            self._resolver.want(names_of(master.in_force.tree))
-            master.in_force.pack()
-        if reload_wanted:
-            await self.reload("start of a new master")
-        self.spawn(huge_pages.back_when_used(master.regions[1], master.log))
-        self.spawn(self._resolver.run(lambda: self.spawn(self._readdress())))
-        if master.options["command"] == "run":
-            self.spawn(self.watch_file())
+        await self._begin(reload_wanted=reload_wanted)
+        self.spawn(huge_pages.back_when_used(self.master.regions[1], self.master.log))
+        self.spawn(self.resolver.run(lambda: self.spawn(self._readdress())))
         from bascule.admin.server import AdminServer
 
         admin = AdminServer(self, os.path.join(self.master.state_path, "admin.sock"))
@@ -359,40 +319,50 @@ class Control:
             await asyncio.wait_for(serving, 1.0)
         for task in list(self._tasks):
             task.cancel()
-        self._resolver.close()
+        self.resolver.close()
+        if self.pipeline is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.pipeline.store.close(), 1.0)
 
+    async def _begin(self, *, reload_wanted: bool) -> None:
+        """Go on from what is in force: with what the boot left, or, as a successor, with what the workers run."""
+        master = self.master
+        if master.in_force is not None and self.pipeline is None:
+            self.resolver.want(names_of(master.in_force.tree))
+            master.in_force.pack()
+        if reload_wanted and self.pipeline is None:
+            self.pipeline = await self._succeed()
+        if self.pipeline is not None:
+            self.resolver.want(self.pipeline.names.wanted())
+            self.pipeline.start(self)
+            return
+        if reload_wanted:
+            await self.reloader.reload("start of a new master")
+        if master.options["command"] == "run":
+            self.spawn(self.reloader.watch_file())
 
-def _worker_status(worker: WorkerView) -> dict[str, Any]:
-    """Return what bascule.admin.status.WorkerStatus has, and what the worker itself last reported."""
-    report = worker.report
-    return {
-        "number": worker.number,
-        "pid": worker.pid,
-        "state": worker.state,
-        "revision": worker.revision,
-        "refused": worker.refused,
-        "applied_at": worker.applied_s,
-        "slots": report.get("slots", 0),
-        "engine": report.get("engine", {}),
-        "live_objects": report.get("live_objects", {}),
-    }
+    async def _succeed(self) -> Pipeline | None:
+        """Return the pipeline of a new master whose predecessor had one."""
+        from bascule.model.problems import ConfigError
+        from bascule.process import configuration
 
+        try:
+            loaded = await asyncio.to_thread(configuration.load, self.master.options)
+        except ConfigError:
+            return None  # a file that names no store; the reload says what is wrong with it
+        if not loaded.live:
+            return None
+        from bascule.process.live_boot import open_pipeline
 
-def _traffic(statistics_fd: int) -> Traffic:
-    return build_traffic(Reader(statistics_fd))
-
-
-def _metrics(statistics_fd: int, revision: int, workers: list[WorkerStatus]) -> bytes:
-    return render_metrics(Reader(statistics_fd), revision=revision, workers=workers).encode()
-
-
-def _memfd(image: bytes) -> int:
-    from bascule.shared.snapshot import make_memfd
-
-    return make_memfd(image)
+        return open_pipeline(self.master, loaded)
 
 
 def run_control_loop(master: Master, *, reload_wanted: bool) -> None:
     """Run the master until it is told to end."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(Control(master).run(reload_wanted=reload_wanted))
+    runner = master.runner or asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+    async def run() -> None:
+        await Control(master).run(reload_wanted=reload_wanted)
+
+    with runner:
+        runner.run(run())

@@ -21,10 +21,12 @@ from bascule.process.spawn import name_process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import asyncio
     from typing import Any
 
     from bascule.change.compiled import CompiledSnapshot
     from bascule.process.configuration import Configuration
+    from bascule.process.pipeline import Pipeline
     from bascule.shared.statistics import Directory
 
 CANNOT_START = 3
@@ -56,6 +58,10 @@ class Master:
         self.listening: list[dict[str, str]] = []
         self.workers_wanted = 0
         self.ready = False
+        self.pipeline: Pipeline | None = None
+        """Of a live store."""
+        self.runner: asyncio.Runner | None = None
+        """Its loop, when the boot needed one."""
 
     def tell_keeper(self, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
         """Send to the keeper; LinkClosedError when there is none any more."""
@@ -105,11 +111,17 @@ class Boot:
         from bascule.process import configuration
 
         loaded = configuration.load_first(master.options)
-        self._make_regions(loaded)
+        if loaded.live:
+            from bascule.process.live_boot import boot_live
+
+            boot_live(master, self, loaded)
+            return
+        self.make_regions(loaded.object_count(), loaded.limits_bytes())
         compiled = self._compile(loaded)
         master.tell_keeper({"type": "settings", **loaded.process_settings()})
         self._bind(loaded)
-        self._publish(loaded, compiled.revision, compiled.image)
+        self.publish(loaded.listeners(), compiled.revision, compiled.image)
+        master.in_force = loaded
         report_warnings(master.log, loaded)
 
     def linger(self) -> None:
@@ -129,6 +141,12 @@ class Boot:
                 self._note(*received)
             if master.ready and not quiet_s:
                 quiet_s = time.monotonic() + QUIET_S
+
+    def look(self) -> None:
+        """Take note of what the keeper has said meanwhile; LinkClosedError when it is gone."""
+        received = self._next(0.0)
+        if received is not None:
+            self._note(*received)
 
     def _next(self, wait_s: float | None = None) -> tuple[dict[str, Any], list[int]] | None:
         """Wait for the keeper, `wait_s` at most, and return its message if there is one."""
@@ -173,33 +191,40 @@ class Boot:
         if hello["snapshot"]:
             master.publisher.hold(hello["revision"], descriptors[0])
 
-    def _make_regions(self, loaded: Configuration) -> None:
+    def make_regions(self, objects: int, limits_bytes: int) -> None:
+        """Make the shared regions, with room for twice as many objects, unless a predecessor has."""
         master = self._master
         if master.regions:
             return
         from bascule.shared import limits, statistics
 
-        slots = max(STATISTICS_SLOTS_MIN, 2 * loaded.object_count())
-        master.regions = [statistics.create(objects=slots), limits.create(loaded.limits_bytes())]
+        slots = max(STATISTICS_SLOTS_MIN, 2 * objects)
+        master.regions = [statistics.create(objects=slots), limits.create(limits_bytes)]
         master.directory = statistics.Directory(master.regions[0])
         master.tell_keeper({"type": "regions"}, master.regions)
 
     def _bind(self, loaded: Configuration) -> None:
-        self._master.tell_keeper({"type": "bind", "listeners": loaded.listeners(), "slots": loaded.settings.slots})
-        answer, _ = self._await("bound", "bind_failed")
-        if answer["type"] == "bind_failed":
-            raise loaded.bind_error(answer["problems"])
+        problems = self.bind(loaded.listeners(), loaded.settings.slots)
+        if problems:
+            raise loaded.bind_error(problems)
 
-    def _publish(self, loaded: Configuration, revision: int, image: bytes) -> None:
+    def bind(self, listeners: list[dict[str, str]], slots: int) -> list[dict[str, str]]:
+        """Have the keeper open listeners: all of them, or none and a list of problems (id, address, message, remedy)."""
+        self._master.tell_keeper({"type": "bind", "listeners": listeners, "slots": slots})
+        answer, _ = self._await("bound", "bind_failed")
+        problems: list[dict[str, str]] = answer["problems"] if answer["type"] == "bind_failed" else []
+        return problems
+
+    def publish(self, listeners: list[dict[str, str]], revision: int, image: bytes) -> None:
+        """Bring the first snapshot into force."""
         from bascule.shared.snapshot import make_memfd
 
         master = self._master
         descriptor = make_memfd(image)
         master.tell_keeper({"type": "snapshot", "revision": revision}, [descriptor])
-        master.listening = loaded.listeners()
+        master.listening = listeners
         master.tell_keeper({"type": "listen", "listeners": master.listening})
         master.publisher.hold(revision, descriptor)
-        master.in_force = loaded
 
     def _await(self, *kinds: str) -> tuple[dict[str, Any], list[int]]:
         while True:

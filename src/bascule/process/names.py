@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 
 from bascule.change.resolve import Resolver, names_of
 from bascule.model.tree import Tree
@@ -14,12 +15,13 @@ PATIENCE_S = 2.0
 
 def resolve_now(tree: Tree) -> dict[str, bytes]:
     """Return the socket addresses of the server names that can be resolved at once, by authority."""
-    return asyncio.run(_resolve(tree))
+    return asyncio.run(resolve_in_loop(names_of(tree)))
 
 
-async def _resolve(tree: Tree) -> dict[str, bytes]:
+async def resolve_in_loop(names: Mapping[str, float]) -> dict[str, bytes]:
+    """Return the same for names (authority to interval in seconds), in a running loop."""
     resolver = Resolver()
-    resolver.want(names_of(tree))
+    resolver.want(names)
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(resolver.refresh(), PATIENCE_S)
     try:

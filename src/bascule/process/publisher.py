@@ -93,6 +93,14 @@ class Publisher:
                 return False
         return True
 
+    async def reached(self, revision: int, timeout_s: float) -> bool:
+        """Wait until every serving worker has applied this snapshot or a later one; False when time is up."""
+        deadline_s = time.monotonic() + timeout_s
+        while any(worker.revision < revision for worker in self.serving()):
+            if not await self._change(deadline_s):
+                return False
+        return True
+
     async def reports(self, timeout_s: float = STATE_TIMEOUT_S) -> None:
         """Ask every worker for its state and wait for the answers, or until time is up."""
         deadline_s = time.monotonic() + timeout_s

@@ -116,3 +116,17 @@ def default_path(name: str) -> str:
         return f"/run/{name}"
     base = os.environ.get("XDG_RUNTIME_DIR") or os.path.expanduser("~/.local/state")
     return os.path.join(base, name)
+
+
+def data_path(options: dict[str, Any]) -> str:
+    """Return the directory of what must outlive a reboot: the embedded store, the last good configuration, tokens.
+
+    It is the state directory when one was given; systemd's StateDirectory= comes next, then /var/lib for root and the
+    user's own state for others.
+    """
+    if options["state"]:
+        return str(options["state"])
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    if given:
+        return given
+    return "/var/lib/bascule" if os.geteuid() == 0 else os.path.expanduser("~/.local/state/bascule")

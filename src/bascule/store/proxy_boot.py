@@ -98,7 +98,8 @@ class PlainStore:
     coalesce_max = "250ms"
     reconcile_interval = "5m"
     pool_loss_percent = 33
-    tree_loss_percent = 50
+    pool_loss_window = "10s"
+    tree_loss_percent = 33
     tree_loss_min = 10
 
 
