@@ -72,6 +72,10 @@ cdef class Verdicts:
     def clear(self, uint32_t slot):
         store32(self.word(slot), 0)
 
+    def slots(self):
+        cdef uint32_t slot
+        return [slot for slot in range(self.table.count) if load32(&self.table.words[slot])]
+
     def get(self, uint32_t slot):
         cdef uint32_t word = load32(self.word(slot))
         if not word & VERDICT_SET:

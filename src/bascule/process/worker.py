@@ -142,9 +142,7 @@ class Worker:
         from bascule.engine.engine import Engine
 
         statistics, limits, verdicts = descriptors
-        self.engine = Engine(
-            worker=self.number, statistics_fd=statistics, limits_fd=limits, verdicts_fd=verdicts
-        )
+        self.engine = Engine(worker=self.number, statistics_fd=statistics, limits_fd=limits, verdicts_fd=verdicts)
         self._regions = descriptors
         self._open_access_log()
 

@@ -24,5 +24,8 @@ class Verdicts:
     def clear(self, slot: int) -> None:
         """Leave a server to the snapshot alone: before its slot is given to another object."""
 
+    def slots(self) -> list[int]:
+        """The slots that have a verdict."""
+
     def get(self, slot: int) -> tuple[int, bool] | None:
         """Share and ready, None without a verdict."""
