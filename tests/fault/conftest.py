@@ -1,22 +1,20 @@
 """One proxy with short deadlines, whose origin misbehaves as each test tells it to."""
 
-import socket
 from collections.abc import Iterator
 
 import pytest
 
+from kit.faults import SilentServer, fault_config
 from kit.origin import OK, ScriptedOrigin, reply_with, replying
 from kit.proxies import BasculeProcess
 from kit.waiting import free_port
 
 DEADLINE_MS = 500
-CONFIG = """
-[listeners.web]
-address = "127.0.0.1:{port}"
-header_timeout = "500ms"
+WEB = """
 keepalive_timeout = "1s"
 body_timeout = "500ms"
-
+"""
+LISTENERS = """
 [listeners.patient]
 address = "127.0.0.1:PATIENT"
 body_timeout = "20s"
@@ -29,45 +27,6 @@ max_connections_per_address = 4
 address = "127.0.0.1:PACED"
 body_timeout = "500ms"
 body_rate_min = 2000
-
-[backends.app]
-connect_timeout = "500ms"
-response_timeout = "500ms"
-idle_timeout = "500ms"
-[backends.app.servers.a1]
-url = "http://ORIGIN"
-
-[backends.patient]
-[backends.patient.servers.a1]
-url = "http://ORIGIN"
-
-[backends.silent]
-connect_timeout = "500ms"
-[backends.silent.servers.s1]
-url = "http://127.0.0.1:SILENT"
-
-[backends.whole]
-exchange_timeout = "700ms"
-[backends.whole.servers.a1]
-url = "http://ORIGIN"
-
-[backends.none]
-
-[frontends.app]
-route = "PathPrefix(`/`)"
-backend = "app"
-[frontends.patient]
-route = "PathPrefix(`/patient`)"
-backend = "patient"
-[frontends.silent]
-route = "PathPrefix(`/silent`)"
-backend = "silent"
-[frontends.whole]
-route = "PathPrefix(`/whole`)"
-backend = "whole"
-[frontends.none]
-route = "PathPrefix(`/none`)"
-backend = "none"
 """
 
 
@@ -83,32 +42,17 @@ class Fault:
         self.paced = ("127.0.0.1", ports["PACED"])
 
 
-def silent_listener() -> list[socket.socket]:
-    """Return a listener whose queue is full, so that the kernel drops every further SYN, and what fills it."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(0)
-    filling = []
-    for _ in range(4):
-        sock = socket.socket()
-        sock.setblocking(False)
-        sock.connect_ex(listener.getsockname())
-        filling.append(sock)
-    return [listener, *filling]
-
-
 @pytest.fixture(scope="session")
 def fault_process() -> Iterator[Fault]:
-    silent = silent_listener()
+    silent = SilentServer()
     with ScriptedOrigin() as origin:
         ports = {name: free_port() for name in ("PATIENT", "CAPPED", "PACED")}
-        config = CONFIG.replace("ORIGIN", origin.address).replace("SILENT", str(silent[0].getsockname()[1]))
+        config = fault_config(origin, silent, f"{DEADLINE_MS}ms", WEB) + LISTENERS
         for name, port in ports.items():
             config = config.replace(name, str(port))
         with BasculeProcess(config=config) as proxy:
             yield Fault(proxy, origin, ports)
-    for sock in silent:
-        sock.close()
+    silent.close()
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The access log: one right line for whatever happens to a request, whoever tries to forge one."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,50 +12,22 @@ import pytest
 
 from kit import logs
 from kit.client import RawClient, get
+from kit.faults import SilentServer, fault_config
 from kit.http1 import Cut, Ended, Message
 from kit.load import Load
 from kit.origin import OK, OriginConnection, ScriptedOrigin, reply_with, replying
 from kit.proxies import ROOT, BasculeProcess
-from kit.waiting import until
-from tests.fault.conftest import silent_listener
+from kit.waiting import free_port, until
 
-CONFIG = """
-[settings]
-access_log = "LOG"
-[listeners.web]
-address = "127.0.0.1:{port}"
-header_timeout = "300ms"
+WEB = """
 max_header_bytes = 2048
 max_uri_bytes = 1000
 max_body_bytes = 1000
-[backends.app]
-connect_timeout = "300ms"
-response_timeout = "300ms"
-servers.a1.url = "http://ORIGIN"
-[backends.patient]
-servers.a1.url = "http://ORIGIN"
-[backends.silent]
-connect_timeout = "300ms"
-servers.s1.url = "http://127.0.0.1:SILENT"
-[backends.refusing.servers.r1]
-url = "http://127.0.0.1:1"
-[backends.none]
-[frontends.app]
-route = "PathPrefix(`/`)"
-backend = "app"
-[frontends.patient]
-route = "PathPrefix(`/patient`)"
-backend = "patient"
-[frontends.silent]
-route = "PathPrefix(`/silent`)"
-backend = "silent"
-[frontends.refusing]
-route = "PathPrefix(`/refusing`)"
-backend = "refusing"
-[frontends.none]
-route = "PathPrefix(`/none`)"
-backend = "none"
 """
+
+
+def config(place: str, origin: ScriptedOrigin, silent: SilentServer | None = None) -> str:
+    return fault_config(origin, silent, "300ms", WEB) + f'[settings]\naccess_log = "{place}"\n'
 
 
 class Logged:
@@ -76,14 +49,10 @@ class Logged:
 @pytest.fixture(scope="module")
 def logged_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logged]:
     path = tmp_path_factory.mktemp("log") / "access.log"
-    silent = silent_listener()
-    with ScriptedOrigin() as origin:
-        config = CONFIG.replace("LOG", str(path)).replace("ORIGIN", origin.address)
-        config = config.replace("SILENT", str(silent[0].getsockname()[1]))
-        with BasculeProcess(config=config, workers=2) as proxy:
-            yield Logged(proxy, origin, path)
-    for sock in silent:
-        sock.close()
+    silent = SilentServer()
+    with ScriptedOrigin() as origin, BasculeProcess(config=config(str(path), origin, silent), workers=2) as proxy:
+        yield Logged(proxy, origin, path)
+    silent.close()
 
 
 @pytest.fixture
@@ -243,13 +212,12 @@ def test_lines_of_all_workers_stay_whole(logged: Logged) -> None:
 
 def test_a_reload_turns_it_on_moves_it_and_turns_it_off(tmp_path: Path) -> None:
     with ScriptedOrigin() as origin:
-        config = CONFIG.replace("ORIGIN", origin.address).replace("SILENT", "1")
         first, second = tmp_path / "first", tmp_path / "second"
-        with BasculeProcess(config=config.replace("LOG", "off"), workers=2) as proxy:
+        with BasculeProcess(config=config("off", origin), workers=2) as proxy:
             address = ("127.0.0.1", proxy.port)
             proxy.status()  # waits for the admin socket
             for place, path in ((str(first), first), (str(second), second)):
-                proxy.write_config(config.replace("LOG", place))
+                proxy.write_config(config(place, origin))
                 proxy.run("reload")
 
                 def written(path: Path = path) -> bool:
@@ -258,7 +226,7 @@ def test_a_reload_turns_it_on_moves_it_and_turns_it_off(tmp_path: Path) -> None:
 
                 until(written, f"lines in {path}")
             sizes = first.stat().st_size
-            proxy.write_config(config.replace("LOG", "off"))
+            proxy.write_config(config("off", origin))
             proxy.run("reload")
 
             def quiet() -> bool:
@@ -296,6 +264,82 @@ def test_standard_error_takes_it_too(tmp_path: Path) -> None:
     assert all(line.startswith(("time=", "ts=")) for line in text.splitlines())
 
 
+def test_a_reader_that_sleeps_stops_no_traffic() -> None:
+    """The pipe of standard error is full: lines are dropped and counted, requests are answered."""
+    with ScriptedOrigin() as origin:
+        read_end, write_end = os.pipe()
+        proxy = BasculeProcess([origin.address], workers=1, arguments=["--access-log", "stderr"])
+        process = subprocess.Popen(proxy.command(), stderr=write_end, env=proxy.environment(), cwd=ROOT)
+        os.close(write_end)
+        try:
+            address = ("127.0.0.1", proxy.port)
+            until(lambda: _answers(address), "an answer", 20.0)
+            with RawClient(address) as client:
+                for _ in range(400):
+                    assert client.ask(b"GET /" + b"l" * 500 + b" HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+            lost = re.search(
+                r'^bascule_worker_log_lines_lost_total\{worker="0"\} (\d+)$', proxy.metrics(), re.MULTILINE
+            )
+            assert lost is not None
+            assert int(lost[1]) > 100
+            assert "access log lines were lost" in proxy.run("status").stdout
+            process.kill()
+        finally:
+            process.kill()
+            os.close(read_end)
+            proxy.cleanup()
+
+
+def test_what_cannot_be_opened_again_is_in_the_status(logged: Logged) -> None:
+    """Requests go on being logged to the file that is open; the status says what is wrong until it is put right."""
+    elsewhere = logged.path.with_suffix(".renamed")
+    logged.path.rename(elsewhere)
+    logged.path.mkdir()
+    logged.proxy.signal(signal.SIGUSR1)
+    until(lambda: len(_complaints(logged)) == 2, "a warning of each worker")
+    assert "Is a directory" in _complaints(logged)[0]
+    assert get(logged.address, "/while-it-cannot").status == 200
+    logs.wait_for(elsewhere, "GET /while-it-cannot")
+    logged.path.rmdir()
+    logged.proxy.signal(signal.SIGUSR1)
+    until(lambda: not _complaints(logged), "no warning any more")
+    assert get(logged.address, "/can-again").status == 200
+    logs.wait_for(logged.path, "GET /can-again")
+
+
+def _complaints(logged: Logged) -> list[str]:
+    return [warning for warning in logged.proxy.status()["warnings"] if "access log" in warning]
+
+
+def test_a_start_needs_the_log_to_be_possible(tmp_path: Path) -> None:
+    """Asked before a listener is bound, with the same words by `check`."""
+    file = tmp_path / "bascule.toml"
+    file.write_text(f'[settings]\naccess_log = "{tmp_path}/missing/log"\n')
+    state = ["--state", str(tmp_path / "state")]
+    for command in (
+        ["check", str(file)],
+        ["run", "-c", str(file), *state],
+        [
+            "proxy",
+            "--listen",
+            f"127.0.0.1:{free_port()}",
+            "--to",
+            "9001",
+            "--access-log",
+            f"{tmp_path}/missing/log",
+            *state,
+        ],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "bascule", *command],
+            capture_output=True, text=True, check=False, timeout=30, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        )  # fmt: skip
+        assert done.returncode in (1, 2)
+        assert f"the directory {tmp_path}/missing does not exist" in done.stdout + done.stderr
+        assert "access_log" in done.stderr or "--access-log" in done.stderr
+    assert not (tmp_path / "missing").exists()
+
+
 def _answers(address: tuple[str, int]) -> bool:
     try:
         return get(address, "/up").status == 200
@@ -304,10 +348,10 @@ def _answers(address: tuple[str, int]) -> bool:
 
 
 def test_a_place_that_cannot_be_is_said(tmp_path: Path) -> None:
-    config = tmp_path / "bascule.toml"
-    config.write_text('[settings]\naccess_log = "access.log"\n')
+    file = tmp_path / "bascule.toml"
+    file.write_text('[settings]\naccess_log = "access.log"\n')
     done = subprocess.run(
-        [sys.executable, "-m", "bascule", "check", str(config)],
+        [sys.executable, "-m", "bascule", "check", str(file)],
         capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
     )  # fmt: skip
     assert done.returncode == 1

@@ -4,6 +4,7 @@ import contextlib
 import selectors
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ class RawClient:
         else:
             self.sock = connect(address, deadline_s)
         self.reader = Reader(self.sock, deadline_s)
+        self._sender: threading.Thread | None = None
 
     def __enter__(self) -> "RawClient":
         return self
@@ -52,6 +54,12 @@ class RawClient:
         """Send all of `data`; a peer that has closed already is no error, its answer is still to be read."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.sock.sendall(data)
+        return self
+
+    def send_meanwhile(self, data: bytes) -> "RawClient":
+        """Send all of `data` while the caller goes on; what is not sent by then ends with the connection."""
+        self._sender = threading.Thread(target=self.send, args=(data,), daemon=True)
+        self._sender.start()
         return self
 
     def send_apart(self, pieces: Iterable[bytes], pause_s: float = 0.001) -> "RawClient":
@@ -84,6 +92,11 @@ class RawClient:
 
     def close(self) -> None:
         """Close the connection."""
+        if self._sender is not None:
+            # Closing does not wake a thread that sends, and its descriptor could be another's by the time it wakes.
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+            self._sender.join()
         self.sock.close()
 
 

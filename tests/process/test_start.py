@@ -69,3 +69,17 @@ def test_modules_in_the_working_directory_are_nobodys_business(tmp_path: Path) -
         finally:
             process.terminate()
         assert process.wait(20) == 0
+
+
+def test_a_proxy_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Its state directory is named after its address: a machine would collect one for every port ever tried."""
+    words = ["proxy", "--listen", f"127.0.0.1:{free_port()}", "--to", "127.0.0.1:1", "--workers", "1"]
+    command = [sys.executable, "-P", "-m", "bascule", *words]
+    place = tmp_path / "run" / "bascule"
+    process = subprocess.Popen(command, env={**PATH, "RUNTIME_DIRECTORY": str(place)}, stderr=subprocess.PIPE)
+    until(lambda: (place / "admin.sock").exists(), "the admin socket", 20.0)
+    process.terminate()
+    assert process.wait(20) == 0
+    process.communicate()
+    assert not place.exists()
+    assert place.parent.exists()

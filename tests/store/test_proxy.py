@@ -47,7 +47,11 @@ def test_addresses_in_their_short_forms() -> None:
 def test_wrong_addresses_are_told_together() -> None:
     with pytest.raises(ConfigError) as caught:
         tree_from_proxy_arguments(["localhost:80"], ["h", "h:99999"])
-    assert len(caught.value.problems) == 3
+    assert [problem.render().split(": ")[0] for problem in caught.value.problems] == [
+        "--listen localhost:80",
+        "--to h",
+        "--to h:99999",
+    ]
     assert all(problem.remedy for problem in caught.value.problems)
 
 

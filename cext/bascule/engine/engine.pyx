@@ -21,7 +21,9 @@ from bascule.engine.system cimport (
     CLOCK_MONOTONIC,
     EPOLL_CLOEXEC,
     EPOLL_CTL_ADD,
+    EPOLLET,
     EPOLLIN,
+    EPOLLRDHUP,
     MAP_FAILED,
     MAP_SHARED,
     PROT_READ,
@@ -47,6 +49,7 @@ from bascule.engine.types cimport (
     RUNTIME_PAGE,
     RUNTIME_PAGES,
     SCRATCH_BYTES,
+    SOURCE_FOREIGN,
     SOURCE_TIMER,
     AccessLog,
     Conn,
@@ -153,6 +156,7 @@ cdef class Engine:
         if c.epoll_fd < 0 or c.timer_fd < 0:
             raise EngineError(f"cannot start: {os.strerror(errno)}")
         c.timer_kind = SOURCE_TIMER
+        c.foreign.kind = SOURCE_FOREIGN
         c.armed_tick = TIMER_IDLE
         event.events = EPOLLIN
         event.data.ptr = &c.timer_fd
@@ -164,11 +168,18 @@ cdef class Engine:
     def fileno(self):
         return self.c.epoll_fd
 
-    def turn(self):
+    def turn(self, uint32_t patience_ms=0):
         if self.c.epoll_fd < 0:
             return
         with nogil:
-            engine_turn(self.c)
+            engine_turn(self.c, patience_ms)
+
+    def watch(self, int fd):
+        cdef epoll_event event
+        event.events = EPOLLIN | EPOLLRDHUP | EPOLLET
+        event.data.ptr = &self.c.foreign
+        if epoll_ctl(self.c.epoll_fd, EPOLL_CTL_ADD, fd, &event) != 0:
+            raise OSError(errno, os.strerror(errno))
 
     # ---- configuration -----------------------------------------------------------------------------------------------------
     def adopt(self, int fd):

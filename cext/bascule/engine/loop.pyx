@@ -50,9 +50,12 @@ from bascule.engine.types cimport (
     SERVER_CONNECTING,
     SERVER_POOLED,
     SOURCE_CLIENT,
+    SOURCE_FOREIGN,
     SOURCE_SERVER,
     SOURCE_SLOT,
+    SOURCE_TIMER,
     TURNS_MAX,
+    TURN_US,
     Conn,
     Exchange,
     Slot,
@@ -189,7 +192,10 @@ cdef void dispatch(Engine* engine, const epoll_event* event) noexcept nogil:
         if source.fd >= 0:
             accept_ready(engine, <Slot*>source)
         return
-    if source.kind != SOURCE_CLIENT and source.kind != SOURCE_SERVER:
+    if source.kind == SOURCE_FOREIGN:
+        engine.summoned = True
+        return
+    if source.kind == SOURCE_TIMER:
         read(engine.timer_fd, &expirations, 8)
         engine.armed_tick = TIMER_IDLE
         return
@@ -281,14 +287,31 @@ cdef void engine_arm(Engine* engine) noexcept nogil:
 
 
 # ---- the turn --------------------------------------------------------------------------------------------------------------
-cdef int engine_turn(Engine* engine) noexcept nogil:
-    """Handles events until none is ready, at most TURNS_MAX batches, then returns to uvloop."""
+cdef inline int next_wait(const Engine* engine, int count, uint64_t began_us, uint32_t patience_ms, bint busy) noexcept nogil:
+    """How long the next epoll_wait of this turn may wait, ms; -1: leave to uvloop."""
+    if patience_ms == 0:
+        return 0
+    if engine.summoned or engine.now_us - began_us >= TURN_US:
+        return -1
+    if engine.run_first != NULL or count == EVENTS_MAX:
+        return 0
+    return <int>patience_ms if busy or engine.exchange_count > 0 else -1
+
+
+cdef void engine_turn(Engine* engine, uint32_t patience_ms) noexcept nogil:
+    """Handles events until none is ready (or comes within the patience), at most TURNS_MAX batches, then returns to uvloop."""
     cdef epoll_event events[EVENTS_MAX]
-    cdef int handled = 0
-    cdef int _turn, count, i
-    for _turn in range(TURNS_MAX):
-        count = epoll_wait(engine.epoll_fd, events, EVENTS_MAX, 0)
+    cdef uint64_t began_us = 0
+    cdef bint busy = False
+    cdef int wait_ms = 0
+    cdef int turn, count, i
+    engine.summoned = False
+    for turn in range(TURNS_MAX):
+        count = epoll_wait(engine.epoll_fd, events, EVENTS_MAX, wait_ms)
         engine_clock(engine)
+        if turn == 0:
+            began_us = engine.now_us
+            busy = began_us - engine.left_us < <uint64_t>patience_ms * 1000
         for i in range(count):
             note(&events[i])
         for i in range(count):
@@ -299,7 +322,9 @@ cdef int engine_turn(Engine* engine) noexcept nogil:
         graveyard_bury(engine)
         if count <= 0 and engine.run_first == NULL:
             break
-        handled += count if count > 0 else 0
+        wait_ms = next_wait(engine, count, began_us, patience_ms, busy)
+        if wait_ms < 0:
+            break
+    engine.left_us = engine.now_us
     access_log_flush(engine)
     engine_arm(engine)
-    return handled

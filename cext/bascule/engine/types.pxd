@@ -28,7 +28,8 @@ from bascule.shared.verdicts cimport VerdictTable
 
 cdef enum:
     EVENTS_MAX = 256              # of one epoll_wait
-    TURNS_MAX = 64                # epoll_waits before the worker's uvloop is let in again
+    TURNS_MAX = 64                # epoll_waits before the worker's uvloop is let in again,
+    TURN_US = 20000               # and the time after which it is
     READS_MAX = 8                 # reads of one body before other connections get their turn
     HEADERS_MAX = 128             # of one head; 431 beyond
     TRAILERS_MAX = 4096           # bytes of the trailer section of one message
@@ -44,6 +45,7 @@ cdef enum SourceKind:             # first byte after the descriptor in everythin
     SOURCE_CLIENT = 2
     SOURCE_SERVER = 3
     SOURCE_TIMER = 4
+    SOURCE_FOREIGN = 5            # served by the worker's own loop; here it only ends the turn
 
 cdef enum Ready:                  # what the last edges said; cleared by the call that proves otherwise
     READY_READ = 1
@@ -297,7 +299,10 @@ cdef struct Engine:
     uint8_t timer_kind            # SOURCE_TIMER; the address of timer_fd serves as its Source
     uint32_t worker
     uint64_t now_us               # CLOCK_MONOTONIC, read once a turn
+    Source foreign                # stands for every descriptor of Engine.watch
+    bint summoned                 # one of them has something to say
     uint64_t start_us
+    uint64_t left_us              # the last clock read of the turn before this one
     uint64_t armed_tick           # when timer_fd fires; TIMER_IDLE = not armed
     Wheel wheel
     Slab conns

@@ -28,8 +28,10 @@ from bascule.shared.snapshot cimport Str
 from bascule.shared.statistics cimport (
     ERROR_NONE,
     ERROR_RETRIED,
+    EVENT_LOG_LINE_LOST,
     StatBlock,
     statistics_block,
+    statistics_event,
     statistics_latency,
     statistics_status_index,
 )
@@ -275,17 +277,19 @@ cdef void access_log_flush(Engine* engine) noexcept nogil:
         else:
             sent = write(log.fd, log.data + done, length)
         if sent != <ssize_t>length:
-            lines_lost(log, done + (<uint32_t>sent if sent > 0 else 0), sent > 0)
+            lines_lost(engine, done + (<uint32_t>sent if sent > 0 else 0), sent > 0)
             return
         done += length
     log.used = 0
 
 
-cdef void lines_lost(AccessLog* log, uint32_t written, bint torn) noexcept nogil:
+cdef void lines_lost(Engine* engine, uint32_t written, bint torn) noexcept nogil:
+    cdef AccessLog* log = engine.access_log
     cdef const char* at = log.data + written
     cdef const char* end = log.data + log.used
     while at < end:
         log.lost += 1
+        statistics_event(&engine.statistics, EVENT_LOG_LINE_LOST, 1)
         at = <const char*>memchr(at, c"\n", end - at)
         if at == NULL:
             break

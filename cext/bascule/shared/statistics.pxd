@@ -62,6 +62,13 @@ cdef enum StatError:              # reasons; order is the layout, append only
     ERROR_RETRIED = 18            # not an error for the client: transparent retries
     ERROR_METHOD_REFUSED = 19     # CONNECT and the like, 405/501
 
+cdef enum StatEvent:              # of a worker as a whole, of no object; order is the layout, append only
+    EVENT_LOG_LINE_LOST = 0       # an access log line that its file did not take
+    EVENT_SHED_CLIENT = 1         # an idle client connection closed because memory was short
+    EVENT_SHED_SERVER = 2         # an idle server connection, likewise
+    EVENT_SHED_REQUEST = 3        # a request answered 503, likewise
+    STAT_EVENTS = 13
+
 cdef struct StatBlock:
     # Writer: one worker. All counters only grow, but in_flight. 1024 bytes; no two workers share a cache line.
     uint64_t requests             # exchanges ended (listener: also those refused before routing)
@@ -92,6 +99,8 @@ cdef struct StatSegment:          # a worker's view of its own segment; fields p
 # Attaches worker number `worker` to its segment and takes it over from a dead predecessor: the gauges (in_flight,
 # connections_open) go back to 0, the counters go on. `base` must be page-aligned. Returns a StatisticsFault.
 cdef int statistics_open(StatSegment* segment, uint8_t* base, uint64_t size, uint32_t worker) noexcept nogil
+
+cdef void statistics_event(StatSegment* segment, StatEvent event, uint64_t count) noexcept nogil
 
 # The slow paths of the two functions below.
 cdef void statistics_renew(StatSegment* segment, uint32_t stat_slot) noexcept nogil

@@ -97,6 +97,11 @@ cdef int statistics_open(StatSegment* segment, uint8_t* base, uint64_t size, uin
     return STATISTICS_OK
 
 
+cdef void statistics_event(StatSegment* segment, StatEvent event, uint64_t count) noexcept nogil:
+    if segment.header != NULL:
+        (<SegmentHeader*>segment.header).events[<uint32_t>event] += count
+
+
 cdef uint32_t statistics_octave(StatSegment* segment, StatBlock* block, uint32_t octave) noexcept nogil:
     """Gives the block an octave of the pool: 1 + its index, or 0 after counting the latency as lost."""
     cdef SegmentHeader* header = <SegmentHeader*>segment.header

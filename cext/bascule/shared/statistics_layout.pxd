@@ -53,7 +53,7 @@ cdef struct SegmentHeader:        # 128 bytes: two segments share neither a cach
     uint32_t octaves_used         # high-water mark of the pool
     uint32_t octave_free          # 1 + first of the freed octave blocks, chained by their first counter; 0 = none
     uint64_t latency_lost         # sum of the blocks'
-    uint8_t reserved[104]
+    uint64_t events[13]           # StatEvent
 
 cdef struct LogEntry:             # 12 bytes, then the id, padded to 4
     uint32_t slot

@@ -31,6 +31,8 @@ cdef tuple ERROR_NAMES = (
     "concurrency_limited", "connect_failed", "connect_timeout", "response_timeout", "bad_response", "server_closed",
     "response_cut", "client_gone", "client_slow", "overload", "exchange_timeout", "retried", "method_refused",
 )
+# Index = StatEvent.
+cdef tuple EVENT_NAMES = ("log_line_lost", "shed_client", "shed_server", "shed_request")
 # Upper bounds (us) of the coarse histogram; the fine buckets are far narrower than the distance between two of them.
 LATENCY_BOUNDS_US = (
     100, 250, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
@@ -96,6 +98,7 @@ cdef class SegmentTotals:
     cdef readonly uint32_t octaves_used
     cdef readonly uint32_t octaves_max
     cdef readonly uint64_t latency_lost
+    cdef readonly dict events
 
 
 # ---- one object ----
@@ -274,6 +277,7 @@ cdef class Reader:
             row.octaves_used = load32(&self.segments_[worker].octaves_used)
             row.octaves_max = self.header.octave_blocks
             row.latency_lost = load64(&self.segments_[worker].latency_lost)
+            row.events = {name: load64(&self.segments_[worker].events[i]) for i, name in enumerate(EVENT_NAMES)}
             rows.append(row)
         return rows
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from bascule.admin.status import WorkerStatus, status_name
+from bascule.admin.status import SHED, WorkerStatus, status_name
 from bascule.shared.statistics import LATENCY_BOUNDS_US
 
 if TYPE_CHECKING:
@@ -84,6 +84,16 @@ def _process_metrics(lines: list[str], reader: Reader, revision: int, workers: I
         name = "bascule_worker_latencies_lost_total"
         _family(lines, name, "counter", "Latencies missing in histograms because their memory was used up.")
         lines += [f'{name}{{worker="{segment.worker}"}} {segment.latency_lost}' for segment in segments]
+        name = "bascule_worker_log_lines_lost_total"
+        _family(lines, name, "counter", "Access log lines that their file, pipe or socket did not take.")
+        lines += [f'{name}{{worker="{segment.worker}"}} {segment.events["log_line_lost"]}' for segment in segments]
+        name = "bascule_worker_shed_total"
+        _family(lines, name, "counter", "What was given up because the memory budget was used up.")
+        lines += [
+            f'{name}{{worker="{segment.worker}",what="{what}"}} {segment.events[f"shed_{what}"]}'
+            for segment in segments
+            for what in SHED
+        ]
 
 
 def _kind_metrics(lines: list[str], kind: str, rows: _Labelled) -> None:

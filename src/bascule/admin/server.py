@@ -1,4 +1,5 @@
-"""The admin API's server: uvicorn on a Unix socket that only the owner of the state directory may open."""
+"""The admin API's servers: uvicorn on a Unix socket that only the owner of the state directory may open, and on TCP when
+asked (`--admin`)."""
 
 from __future__ import annotations
 
@@ -6,18 +7,26 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import uvicorn
 
+from bascule.admin.address import AddressError, check_admin, parse_address
+from bascule.admin.api import Api
 from bascule.admin.app import make_app
+from bascule.admin.connection import Connection
+from bascule.admin.tokens import Tokens
 
 if TYPE_CHECKING:
+    from bascule.change.live import Live
     from bascule.process.control import Control
 
-BACKLOG = 128
-_STOP_TIMEOUT_S = 1
+BACKLOG: Final = 128
+BIND_PAUSE_S: Final = 1.0
+TOKENS_FILE: Final = "tokens.json"
+_STOP_TIMEOUT_S: Final = 1
 
 
 class _Server(uvicorn.Server):
@@ -44,41 +53,30 @@ class _Server(uvicorn.Server):
 
 
 class AdminServer:
-    """Serves the admin API at `path` until told to stop."""
+    """Serves the admin API at a Unix path, and at the addresses of `--admin`, until told to stop."""
 
     def __init__(self, control: Control, path: str) -> None:
         """Bind beside the path and rename over it: a master that follows another takes the place in one step."""
         self.path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        temporary = f"{path}.{os.getpid()}"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        before = os.umask(0o177)
-        try:
-            self._socket.bind(temporary)
-        finally:
-            os.umask(before)
-        self._socket.listen(BACKLOG)
-        os.rename(temporary, path)
+        self._control = control
+        self._options: dict[str, Any] = control.master.options
+        self._socket = _bind_unix(path)
         self._file = os.lstat(path)
-        config = uvicorn.Config(
-            make_app(control),
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            ws="none",
-            http="httptools",
-            timeout_graceful_shutdown=_STOP_TIMEOUT_S,
-            server_header=False,
-            date_header=False,
-        )
-        self._server = _Server(config)
+        tokens = Tokens(os.path.join(os.path.dirname(path), TOKENS_FILE))
+        self.api = Api(cast("Live", control), _Program(control), tokens)
+        self._app = make_app(self.api, lambda text: control.master.log.error("the admin API failed", error=text))
+        self._server = _Server(self._config())
+        self._remote: list[_Server] = []
 
     async def serve(self) -> None:
         """Serve until `stop`; then remove the socket file, unless it is a successor's by now."""
+        remote = [asyncio.create_task(self._serve_tcp(text)) for text in self._options.get("admin") or ()]
         try:
             await self._server.serve(sockets=[self._socket])
+            await asyncio.gather(*remote)
         finally:
+            for task in remote:
+                task.cancel()
             self._socket.close()
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(self._file, os.lstat(self.path)):
@@ -86,4 +84,126 @@ class AdminServer:
 
     def stop(self) -> None:
         """Answer what is being answered, then end `serve`."""
-        self._server.end()
+        self.api.closing.set()
+        for server in (self._server, *self._remote):
+            server.end()
+
+    # ---- TCP
+
+    async def _serve_tcp(self, text: str) -> None:
+        """Serve at one address. What stands in the way is logged, and hurts neither traffic nor the Unix socket."""
+        log = self._control.master.log
+        certificate, key = self._options.get("admin_cert", ""), self._options.get("admin_key", "")
+        try:
+            check_admin([text], certificate, key, self._options.get("admin_plain", ""))
+            host, port = parse_address(text)
+            config = self._config(ssl_certfile=certificate or None, ssl_keyfile=key or None)
+            config.load()
+        except (AddressError, OSError, ssl.SSLError) as error:
+            remedy = getattr(error, "remedy", "") or "check the files of --admin-cert and --admin-key; then start again"
+            log.error("the admin API is not on TCP", address=text, error=str(error), remedy=remedy)
+            return
+        listening = await self._bind(text, host, port)
+        if listening is None:
+            return
+        server = _Server(config)
+        self._remote.append(server)
+        log.info("the admin API is on TCP", address=text, tls=bool(certificate))
+        try:
+            await server.serve(sockets=[listening])
+        finally:
+            listening.close()
+
+    async def _bind(self, text: str, host: str, port: int) -> socket.socket | None:
+        """Bind, again and again while a predecessor still holds the address; None when told to stop before."""
+        said = False
+        while not self.api.closing.is_set():
+            try:
+                return _bind_tcp(host, port)
+            except OSError as error:
+                if not said:
+                    said = True
+                    remedy = f"free the address; trying again every {BIND_PAUSE_S:g} s"
+                    self._control.master.log.warning(
+                        "the admin API cannot listen", address=text, error=error.strerror, remedy=remedy
+                    )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.api.closing.wait(), BIND_PAUSE_S)
+        return None
+
+    def _config(self, **more: Any) -> uvicorn.Config:
+        return uvicorn.Config(
+            self._app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            ws="none",
+            http=Connection,
+            timeout_graceful_shutdown=_STOP_TIMEOUT_S,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            **more,
+        )
+
+
+class _Program:
+    """`api.Program` of a `Control`."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    async def status(self) -> dict[str, Any]:
+        """Ask every worker, then say what is known."""
+        await self._control.master.publisher.reports()
+        return await self._control.status()
+
+    async def metrics(self) -> bytes:
+        """See `api.Program`."""
+        return await self._control.metrics()
+
+    async def reload(self, because: str) -> Any:
+        """See `api.Program`."""
+        return await self._control.reload(because)
+
+    def tree_in_force(self) -> bytes | None:
+        """See `api.Program`."""
+        from bascule.model.tree import tree_to_json
+
+        in_force = self._control.master.in_force
+        return None if in_force is None else tree_to_json(in_force.tree)
+
+    def audit(self, author: str, action: str, **details: object) -> None:
+        """One log line."""
+        self._control.master.log.info(f"admin: {action}", by=author, **details)
+
+
+def _bind_unix(path: str) -> socket.socket:
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    temporary = f"{path}.{os.getpid()}"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    before = os.umask(0o177)
+    try:
+        listening.bind(temporary)
+    finally:
+        os.umask(before)
+    listening.listen(BACKLOG)
+    os.rename(temporary, path)
+    return listening
+
+
+def _bind_tcp(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and host == "::":
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        raise
+    return listening

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from bascule.shared.statistics import ObjectTotals, Reader
 
 
+SHED = ("client", "server", "request")
+
+
 class Latency(msgspec.Struct, frozen=True):
     """Time from a request's first byte to the end of its response, in microseconds; within 0.8 %."""
 
@@ -50,6 +53,10 @@ class Traffic(msgspec.Struct, frozen=True):
     servers: tuple[ObjectStatus, ...] = ()
     latencies_lost: int = 0
     """Latencies that found no room in the histograms: they are in the means and not in the quantiles."""
+    log_lines_lost: int = 0
+    """Access log lines that their file, pipe or socket did not take."""
+    shed: dict[str, int] = {}
+    """What was given up because the memory budget was used up: client, server (idle connections), request -> count."""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
@@ -130,6 +137,7 @@ def status_name(code: int) -> str:
 
 def build_traffic(reader: Reader) -> Traffic:
     """Sum the statistics of all workers."""
+    segments = reader.segments()
     objects: dict[str, list[ObjectStatus]] = {"listener": [], "frontend": [], "backend": [], "server": []}
     for totals in reader.totals():
         objects[totals.kind].append(_object_status(totals))
@@ -138,7 +146,9 @@ def build_traffic(reader: Reader) -> Traffic:
         frontends=tuple(objects["frontend"]),
         backends=tuple(objects["backend"]),
         servers=tuple(objects["server"]),
-        latencies_lost=sum(segment.latency_lost for segment in reader.segments()),
+        latencies_lost=sum(segment.latency_lost for segment in segments),
+        log_lines_lost=sum(segment.events["log_line_lost"] for segment in segments),
+        shed={what: sum(segment.events[f"shed_{what}"] for segment in segments) for what in SHED},
     )
 
 
@@ -175,6 +185,11 @@ def _object_status(totals: ObjectTotals) -> ObjectStatus:
 
 # ---- text ----
 
+_SHED_NAMES = {
+    "client": "idle client connections",
+    "server": "idle server connections",
+    "request": "requests (503)",
+}
 _COLUMNS = ("requests", "2xx", "3xx", "4xx", "5xx", "in flight", "p50", "p95", "p99", "in", "out", "errors")
 
 
@@ -190,11 +205,25 @@ def render_text(status: Status) -> str:
     ):
         if objects:
             sections.append(_table((title, *_COLUMNS), [_cells(row) for row in objects]))
-    if traffic.latencies_lost:
-        sections.append(
-            f"{traffic.latencies_lost} latencies found no room in the histograms and are missing in the quantiles.\n"
-        )
+    sections.append("\n".join([*_losses(traffic), ""]) if _losses(traffic) else "")
     return "\n".join(section for section in sections if section)
+
+
+def _losses(traffic: Traffic) -> list[str]:
+    """What is missing because there was no room for it, one line each."""
+    lines = []
+    if traffic.latencies_lost:
+        lines.append(
+            f"{traffic.latencies_lost} latencies found no room in the histograms and are missing in the quantiles."
+        )
+    if traffic.log_lines_lost:
+        lines.append(
+            f"{traffic.log_lines_lost} access log lines were lost: their file, pipe or socket did not take them."
+        )
+    shed = [f"{count} {_SHED_NAMES[what]}" for what, count in traffic.shed.items() if count]
+    if shed:
+        lines.append(f"given up because the memory budget was used up: {', '.join(shed)}.")
+    return lines
 
 
 def _headline(status: Status) -> str:

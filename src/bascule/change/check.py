@@ -8,6 +8,7 @@ from bascule.change.compile import compile_snapshot
 from bascule.change.compiled import CompiledSnapshot
 from bascule.model.problems import Problem
 from bascule.model.tree import Backend, Frontend, Tree
+from bascule.process import access_log
 from bascule.store.file import Loaded, Unloadable, load
 
 
@@ -36,8 +37,20 @@ def check_file(path: str | os.PathLike[str]) -> CheckReport:
         positions = loaded.positions()
         found = [problem.at(loaded.file, positions.line(problem.path)) for problem in found]
     found += duplicate_keys(loaded)
+    reason = access_log.problem(loaded.tree.settings.access_log)
+    if reason:
+        found.append(loaded.place(access_log_problem(reason)))
     problems = tuple(sorted([*loaded.warnings, *found], key=lambda problem: problem.line))
-    return CheckReport(problems, loaded, None if compiled.rejected else compiled)
+    return CheckReport(problems, loaded, None if compiled.rejected or reason else compiled)
+
+
+def access_log_problem(reason: str, option: str = "") -> Problem:
+    """Return the error of an access log that cannot be opened; `option` names it where no file does."""
+    return Problem(
+        path=() if option else ("settings", "access_log"),
+        message=f"{option}: {reason}" if option else f"it cannot be opened: {reason}",
+        remedy="make the place writable for the workers, or choose another",
+    )
 
 
 def duplicate_keys(loaded: Loaded) -> list[Problem]:

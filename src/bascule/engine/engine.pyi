@@ -31,8 +31,18 @@ class Engine:
     def fileno(self) -> int:
         """The epoll descriptor: readable when `turn` has work; for loop.add_reader."""
 
-    def turn(self) -> None:
-        """Handles what is ready, at most some milliseconds' worth."""
+    def turn(self, patience_ms: int = 0) -> None:
+        """Handles what is ready; at most some ten milliseconds' worth.
+
+        patience_ms: how long to wait for more, each time, while exchanges are in flight or were just before: an answer is then
+        met here, without a way through the caller's loop. 0: never wait.
+        """
+
+    def watch(self, fd: int) -> None:
+        """Ends a patient turn when this descriptor, which the caller's loop serves, has something to read; until it is closed.
+
+        Errors: OSError.
+        """
 
     def adopt(self, fd: int) -> int:
         """Verifies and adopts the snapshot image behind `fd`; returns its revision. Exchanges under way keep theirs.

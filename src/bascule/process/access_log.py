@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import stat
+
+from bascule.process.log import nonblocking_standard_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ class opened:
 
     def __init__(self, place: str) -> None:
         """See the class."""
-        self._descriptor = -1 if place == "off" else _standard_error() if place == "stderr" else _file(place)
+        self._descriptor = -1 if place == "off" else nonblocking_standard_error() if place == "stderr" else _file(place)
 
     def __enter__(self) -> int:
         """Return the descriptor."""
@@ -36,15 +37,15 @@ def _file(path: str) -> int:
     return os.open(path, _FLAGS, 0o640)
 
 
-def _standard_error() -> int:
-    """Return a duplicate; of a pipe one that never blocks, because a reader that sleeps must not stop the traffic.
-
-    Non-blocking is a property of the open file, which other processes share: a pipe is opened anew. A file is not,
-    because its position is shared with the log's other lines.
-    """
-    if stat.S_ISFIFO(os.fstat(2).st_mode):
-        try:
-            return os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            pass
-    return os.dup(2)
+def problem(place: str) -> str:
+    """Return why a worker could not open this place, empty when it could. Creates nothing."""
+    if not place.startswith("/"):
+        return ""
+    directory = os.path.dirname(place)
+    if not os.path.isdir(directory):
+        return f"the directory {directory} does not exist"
+    if os.path.isdir(place):
+        return f"{place} is a directory"
+    if os.path.exists(place):
+        return "" if os.access(place, os.W_OK) else f"{place} cannot be written by this user"
+    return "" if os.access(directory, os.W_OK | os.X_OK) else f"no file can be made in {directory} by this user"

@@ -117,9 +117,33 @@ class Configuration:
 
         found = []
         for problem in problems:
-            path = ("listeners", problem["id"], "address")
-            found.append(self._placed(Problem(path=path, message=problem["message"], remedy=problem["remedy"])))
+            message, remedy = problem["message"], problem["remedy"]
+            if self.origin == _PROXY_ORIGIN:
+                address = self.tree.listeners[problem["id"]].address
+                found.append(Problem(file=self.origin, message=f"--listen {address}: {message}", remedy=remedy))
+            else:
+                path = ("listeners", problem["id"], "address")
+                found.append(self._placed(Problem(path=path, message=message, remedy=remedy)))
         return ConfigError(found)
+
+    def require_access_log(self, option: str) -> None:
+        """ConfigError when the workers cannot open the access log, which the command line's `option` may have moved.
+
+        Only asked at the start: later, a log that cannot be opened must not keep a change from coming into force.
+        """
+        place = option or self.settings.access_log
+        if place == "off":
+            return
+        from bascule.process import access_log
+
+        reason = access_log.problem(place)
+        if reason:
+            from bascule.change.check import access_log_problem
+            from bascule.model.problems import ConfigError
+
+            if option:
+                raise ConfigError([access_log_problem(reason, "--access-log")])
+            raise ConfigError([self._placed(access_log_problem(reason))])
 
     def _placed(self, problem: Problem) -> Problem:
         return self._loaded.place(problem) if self._loaded else problem.at(self.origin, 0)
@@ -135,14 +159,19 @@ def process_settings(settings: Settings) -> dict[str, Any]:
 
 
 def load_first(options: dict[str, Any]) -> Configuration:
-    """`load` for a start: with less CPU, where it can be."""
-    if options["command"] == "proxy":
-        from bascule.store.proxy_boot import plain_tree
+    """`load` for a start: with less CPU, where it can be, and with what must be so at a start alone."""
+    configuration = _load_plain(options) or load(options)
+    configuration.require_access_log(options["access_log"])
+    return configuration
 
-        plain = plain_tree(options["listen"], options["to"], options["routes"] or None)
-        if plain is not None:  # it has the fields of a Tree
-            return Configuration(plain, _PROXY_ORIGIN)  # type: ignore[arg-type]
-    return load(options)
+
+def _load_plain(options: dict[str, Any]) -> Configuration | None:
+    if options["command"] != "proxy":
+        return None
+    from bascule.store.proxy_boot import plain_tree
+
+    plain = plain_tree(options["listen"], options["to"], options["routes"] or None)
+    return None if plain is None else Configuration(plain, _PROXY_ORIGIN)  # type: ignore[arg-type] # the same fields
 
 
 def load(options: dict[str, Any]) -> Configuration:

@@ -368,7 +368,7 @@ def main(command: str, words: Sequence[str]) -> int:
     try:
         return Keeper(options, state, log).run()
     finally:
-        state.release()
+        state.release(and_remove=command == "proxy" and not options["state"])
         if options["pid_file"]:
             os.unlink(options["pid_file"])
 

@@ -114,6 +114,14 @@ class Publisher:
             if not await self._change(deadline_s):
                 return
 
+    def problems(self) -> list[str]:
+        """Return what the workers said in their last reports that an operator should know."""
+        return [
+            f"worker {number}: {problem}"
+            for number, worker in sorted(self.workers.items())
+            for problem in worker.report.get("problems", ())
+        ]
+
     # ---- from the keeper
 
     def introduce(self, message: dict[str, Any], descriptors: list[int]) -> None:

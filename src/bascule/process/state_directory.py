@@ -35,7 +35,6 @@ class StateDirectory:
         otherwise."""
         self.path = os.path.abspath(path)
         try:
-            os.makedirs(self.path, mode=0o700, exist_ok=True)
             self._pid_file = self._lock()
         except OSError as error:
             raise StateDirectoryError(
@@ -64,18 +63,23 @@ class StateDirectory:
             return {}
         return value if isinstance(value, dict) else {}
 
-    def release(self) -> None:
-        """Remove what only a running keeper has, then unlock."""
-        for name in (PROCESSES_FILE, PID_FILE):
+    def release(self, *, and_remove: bool = False) -> None:
+        """Remove what only a running keeper has, with `and_remove` the directory too if it is then empty; unlock."""
+        steps = [(os.unlink, self.file(name)) for name in (PROCESSES_FILE, PID_FILE)]
+        for step, path in [*steps, (os.rmdir, self.path)] if and_remove else steps:
             try:
-                os.unlink(self.file(name))
+                step(path)
             except OSError:
                 continue
         os.close(self._pid_file)
 
     def _lock(self) -> int:
         for attempt in range(1, LOCK_ATTEMPTS + 1):
-            descriptor = os.open(self.file(PID_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            os.makedirs(self.path, mode=0o700, exist_ok=True)
+            try:
+                descriptor = os.open(self.file(PID_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except FileNotFoundError:
+                continue  # its last holder removed the directory between our two calls
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

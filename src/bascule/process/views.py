@@ -30,7 +30,10 @@ async def status_document(control: Control) -> dict[str, Any]:
         "traffic": traffic,
         "ready": master.ready,
         "configuration": master.in_force.origin if master.in_force else "",
-        "warnings": [warning.render() for warning in master.in_force.warnings] if master.in_force else [],
+        "warnings": [
+            *(warning.render() for warning in (master.in_force.warnings if master.in_force else ())),
+            *publisher.problems(),
+        ],
         "unresolved": control.resolver.failures(),
         "published_at": publisher.published_s,
         "lagging": publisher.lagging(),

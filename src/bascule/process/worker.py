@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 HEARTBEAT_S = 5.0
 FLUSH_S = 0.05
 DRAIN_LOOK_S = 0.02
+PATIENCE_MS = 20
+"""How long a turn of the engine waits for an answer before the loop has its turn. A shorter wait costs more than it looks:
+a timer that is the processor's next one is programmed anew for each wait."""
 QUIET_BEFORE_IMPORT_S = 0.25
 DRAIN_TIMEOUT_MS = 30_000
 
@@ -57,6 +60,9 @@ class Worker:
         self.log = Log(process="worker", worker=number, pid=os.getpid())
         self._regions: list[int] = []
         self._next_beat_s = 0.0
+        self._access_log_problem = ""
+        self._lines_lost = 0
+        self._losing = False
 
     # ---- links
 
@@ -126,7 +132,9 @@ class Worker:
         try:
             with access_log.opened(self.access_log) as descriptor:
                 self.engine.log_to(descriptor)
+            self._access_log_problem = ""
         except OSError as error:
+            self._access_log_problem = f"the access log {self.access_log} cannot be opened: {error.strerror}"
             self.log.error(
                 "the access log cannot be opened; what was in use stays in use, a new worker writes none",
                 file=self.access_log,
@@ -212,6 +220,7 @@ class Worker:
                 "draining": bool(self.draining_until_s),
                 "engine": engine,
                 "live_objects": live,
+                "problems": self._problems(),
             },
         )
 
@@ -229,6 +238,7 @@ class Worker:
         if now >= self._next_beat_s:
             self._next_beat_s = now + HEARTBEAT_S
             self.tell_keeper({"type": "beat"})
+            self._watch_access_log()
         if self.leaving_until_s:
             self._leave_when_empty(now)
             return DRAIN_LOOK_S
@@ -239,6 +249,21 @@ class Worker:
         if self.engine.drained or now >= self.draining_until_s:
             self.ended = True
         return DRAIN_LOOK_S
+
+    def _watch_access_log(self) -> None:
+        """Say when lines are lost, and when no more are; the metrics have the count."""
+        lost = (self.engine.state()["log_lines_lost"] or 0) if self.engine is not None else 0
+        losing = lost > self._lines_lost
+        if losing and not self._losing:
+            self.log.warning("access log lines are lost: its reader is too slow, or its disk full", lost=lost)
+        elif self._losing and not losing:
+            self.log.info("no more access log lines are lost", lost=lost)
+        self._losing, self._lines_lost = losing, lost
+
+    def _problems(self) -> list[str]:
+        """Return what an operator should know of this worker."""
+        found = [self._access_log_problem] if self._access_log_problem else []
+        return [*found, f"access log lines are being lost, {self._lines_lost} so far"] if self._losing else found
 
     def terminate(self) -> None:
         """SIGTERM: have the keeper replace this worker; without a keeper, leave when the queues are empty."""
@@ -337,8 +362,9 @@ def _run_uvloop(worker: Worker) -> None:
 
     sys.setswitchinterval(0.005)
     loop = uvloop.new_event_loop()
-    assert worker.engine is not None
-    loop.add_reader(worker.engine.fileno(), worker.engine.turn)
+    engine = worker.engine
+    assert engine is not None
+    loop.add_reader(engine.fileno(), engine.turn, PATIENCE_MS)
 
     def watch(link: Link) -> None:
         def readable() -> None:
@@ -347,6 +373,7 @@ def _run_uvloop(worker: Worker) -> None:
                 beat()
 
         loop.add_reader(link.fileno(), readable)
+        engine.watch(link.fileno())
 
     worker.on_lost = lambda link: loop.remove_reader(link.fileno())  # type: ignore[method-assign]
     for link in (worker.keeper, worker.master):

@@ -47,6 +47,8 @@ class SegmentTotals:
     octaves_used: int
     octaves_max: int
     latency_lost: int
+    events: dict[str, int]
+    """What happened to the worker as a whole: log_line_lost, shed_client, shed_server, shed_request."""
 
 @final
 class Reader:

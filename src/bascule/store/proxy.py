@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Final
 
+import msgspec
+
 from bascule.change.validate import validate
 from bascule.model.problems import ConfigError, Problem
 from bascule.model.tree import Backend, Frontend, Listener, Server, Settings, Tree
@@ -47,10 +49,23 @@ def tree_from_proxy_arguments(
         frontends=frontends,
         settings=Settings(workers=workers, slots=slots, drain_timeout=drain_timeout),
     )
-    problems += [problem for problem in validate(tree) if not problem.warning]
+    problems += [_by_option(problem, listen, to) for problem in validate(tree) if not problem.warning]
     if problems:
         raise ConfigError(problems)
     return tree
+
+
+def _by_option(problem: Problem, listen: Sequence[str], to: Sequence[str]) -> Problem:
+    """Name the option that is wrong instead of the key of a tree that nobody wrote."""
+    path = problem.path
+    if path[:1] == ("listeners",):
+        option, words, name = "--listen", listen, path[1]
+    elif path[:3] == ("backends", "proxy", "servers"):
+        option, words, name = "--to", to, path[3]
+    else:
+        return problem
+    word = next((word for word in words if address_id(word) == name), name)
+    return msgspec.structs.replace(problem, path=(), message=f"{option} {word}: {problem.message}")
 
 
 def read_routes(file: str, backends: dict[str, Backend], frontends: dict[str, Frontend]) -> list[Problem]:

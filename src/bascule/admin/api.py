@@ -1,0 +1,113 @@
+"""What the handlers may ask: the live configuration, the program, the tokens; and how many may wait at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
+
+from bascule.admin.endpoint import Principal, Role
+from bascule.admin.errors import ApiError
+from bascule.admin.tokens import Tokens
+from bascule.change.live import Live
+from bascule.store.interface import Reading, RefusedError, Store
+
+WAITERS_MAX: Final = 256
+EVENT_CLIENTS_MAX: Final = 64
+
+
+class Program(Protocol):
+    """What else a master can be asked; `process/control.py` fulfils it."""
+
+    async def status(self) -> dict[str, Any]:
+        """Return the status document."""
+        ...
+
+    async def metrics(self) -> bytes:
+        """Return the text for Prometheus."""
+        ...
+
+    async def reload(self, because: str) -> Any:
+        """Read the configuration again; the outcome has a field `ok`."""
+        ...
+
+    def tree_in_force(self) -> bytes | None:
+        """Return the tree in force as JSON; None while a new master does not know what its predecessor compiled."""
+        ...
+
+    def audit(self, author: str, action: str, **details: object) -> None:
+        """Write down who did what. Never given a secret."""
+        ...
+
+
+class Slots:
+    """How many may do something at once."""
+
+    def __init__(self, most: int, what: str, remedy: str) -> None:
+        """`what` and `remedy` are for the one too many."""
+        self.most = most
+        self.taken = 0
+        self._what = what
+        self._remedy = remedy
+
+    def check(self) -> None:
+        """ApiError 503 when none is free."""
+        if self.taken >= self.most:
+            raise ApiError(503, f"{self.most} {self._what} already", self._remedy, headers={"Retry-After": "5"})
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[None]:
+        """Take one; ApiError 503 when none is free."""
+        self.check()
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+
+
+class Api:
+    """One master's admin API."""
+
+    def __init__(self, live: Live, program: Program, tokens: Tokens) -> None:
+        """See the class."""
+        self.live = live
+        self.program = program
+        self.tokens = tokens
+        self.closing = asyncio.Event()
+        """Set when the master ends: streams end then."""
+        self.waiters = Slots(WAITERS_MAX, "requests wait for a revision", "send it without wait=applied, or later")
+        self.event_clients = Slots(EVENT_CLIENTS_MAX, "clients follow the events", "close one of them, or come later")
+
+    def store(self) -> Store:
+        """Return the store; ApiError 409 when the configuration does not come from one."""
+        if self.live.store is None:
+            raise ApiError(
+                409,
+                "this configuration comes from the command line, not from a store",
+                "start the load balancer with bascule run, whose configuration can be changed",
+            )
+        return self.live.store
+
+    async def reading(self, at: int = 0) -> Reading:
+        """Return everything that the store holds, now or at a revision."""
+        try:
+            return await self.store().read(at)
+        except RefusedError as error:
+            if not at:
+                raise
+            raise ApiError(
+                404, f"revision {at} cannot be read: {error}", "list what there is: GET /v1/history"
+            ) from None
+
+
+def require(principal: Principal, role: Role, what: str) -> None:
+    """ApiError 403 unless somebody has a role."""
+    if principal.role < role:
+        name = role.name.lower()
+        raise ApiError(
+            403,
+            f"{what} needs the role {name}; {principal.name} is {principal.role.name.lower()}",
+            f"use a token of that role: bascule token add NAME --role {name}",
+        )
