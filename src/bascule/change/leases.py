@@ -85,11 +85,6 @@ class _Pool:
         self.slow_start_s = duration_ms(backend.slow_start) / 1000
 
 
-def of_interest(backend: Backend) -> bool:
-    """Tell whether the servers of a backend need verdicts."""
-    return backend.health_check is not None or backend.slow_start != "0s"
-
-
 class Lifecycles:
     """The verdicts of one master."""
 
@@ -120,7 +115,7 @@ class Lifecycles:
         for edit in edits:
             if edit.kind == "backend":
                 if isinstance(edit.record, Backend):
-                    known = of_interest(edit.record) or edit.id in self._pools
+                    known = edit.record.needs_verdicts() or edit.id in self._pools
                     self._put_backend(edit.id, edit.record, servers(edit.id) if known else ())
                 else:
                     self._drop_pool(edit.id)
@@ -143,7 +138,7 @@ class Lifecycles:
                     self._verdicts.clear(slot)
 
     def _put_backend(self, name: str, backend: Backend, servers: Iterable[tuple[str, Server]]) -> None:
-        if not of_interest(backend):
+        if not backend.needs_verdicts():
             self._drop_pool(name)
             return
         pool = self._pools.get(name)
@@ -154,8 +149,8 @@ class Lifecycles:
             pool.take(backend)
             for server in [server for server in pool.members if server not in present]:
                 self._drop_server(name, server)
-        for server_id, server in present.items():
-            self._put_server(name, server_id, server)
+        for server_id, record in present.items():
+            self._put_server(name, server_id, record)
         self._judge(name)
 
     def _put_server(self, backend: str, name: str, server: Server) -> None:

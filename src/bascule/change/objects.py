@@ -18,7 +18,7 @@ difference.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -91,6 +91,8 @@ class ObjectTable:
         self._waiters: dict[str, set[str]] = {}
         self._users: dict[str, str | set[str]] = {}
         """Backend id to the keys of the frontends whose form in force leads to it."""
+        self.ready: Callable[[str, str], bool] = lambda _backend, _server: False
+        """Whether a server that is stored as starting has become ready by its health check."""
         self._listeners: dict[str, Listener] = {}
         """In force, by id."""
         self._counted: Counter[str] = Counter()
@@ -130,12 +132,14 @@ class ObjectTable:
         return isinstance(key, str) and self.in_force(key) is not None
 
     def servers(self, backend: str) -> dict[str, bool]:
-        """Return the servers in force of a backend, by id, and whether each takes traffic (state `up`, weight over 0)."""
+        """Return the servers in force of a backend, by id, and whether each takes traffic (`up` or ready, weight over 0)."""
         found = {}
         for key in self.ledger.below(f"backends/{backend}"):
             record = self.record(key)
             if isinstance(record, Server):
-                found[key.rpartition("/")[2]] = record.state == "up" and record.weight > 0
+                name = key.rpartition("/")[2]
+                ready = record.state == "up" or (record.state == "starting" and self.ready(backend, name))
+                found[name] = ready and record.weight > 0
         return found
 
     def count(self, kind: str) -> int:

@@ -10,6 +10,7 @@ starting has to have passed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import random
@@ -132,10 +133,8 @@ class HealthChecks:
             self._woken.clear()
             wait_s = self._due[0][0] - time.monotonic() if self._due else None
             if wait_s is None or wait_s > 0:
-                try:
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), wait_s)
-                except TimeoutError:
-                    pass
                 continue
             _, _, round_number, subject = heapq.heappop(self._due)
             if subject.round != round_number:
@@ -143,7 +142,8 @@ class HealthChecks:
             await free.acquire()
             task = asyncio.create_task(self._ask(subject, round_number))
             self._running.add(task)
-            task.add_done_callback(lambda done: (self._running.discard(done), free.release()))
+            task.add_done_callback(self._running.discard)
+            task.add_done_callback(lambda _: free.release())
 
     async def _ask(self, subject: _Subject, round_number: int) -> None:
         try:

@@ -80,6 +80,6 @@ def address_of(authority: str, lookup: Lookup) -> tuple[str, int]:
     found = lookup(authority)
     if found is None:
         raise NotKnownError(f"{host} has no address yet")
-    family = int.from_bytes(found[:2], sys.byteorder)
-    raw = found[4:8] if family == socket.AF_INET else found[8:24]
-    return socket.inet_ntop(family, raw), int.from_bytes(found[2:4], "big")
+    known = int.from_bytes(found[:2], sys.byteorder)
+    raw = found[4:8] if known == socket.AF_INET else found[8:24]
+    return socket.inet_ntop(known, raw), int.from_bytes(found[2:4], "big")

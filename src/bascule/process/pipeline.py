@@ -12,8 +12,10 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from bascule.change.compiling import TreeCompiler
 from bascule.change.edits import Edit
@@ -26,6 +28,7 @@ from bascule.change.objects import Changes, ObjectTable
 from bascule.model.keys import format_key
 from bascule.model.problems import Problem
 from bascule.model.quantities import duration_ms
+from bascule.model.tree import Server
 from bascule.process.following import Following
 from bascule.process.live_metrics import LiveMetrics
 from bascule.process.notices import Notices
@@ -37,7 +40,9 @@ if TYPE_CHECKING:
     from bascule.model.tree import Settings, Tree
     from bascule.process.control import Control
     from bascule.process.master import Master
+    from bascule.process.servers import Servers
 
+_SERVER: Final = msgspec.json.Decoder(Server)
 REVIEW_S: Final = 1.0
 """How often the gates are asked what they need to hold no longer."""
 REBIND_S: Final = 5.0
@@ -57,7 +62,7 @@ class Pipeline:
         self.master = master
         self.store = store
         self.table = ObjectTable(settings)
-        self.gates = Gates(self.table)
+        self.gates = Gates(self.table, passing=self._passing)
         self.notices = Notices()
         self.metrics = LiveMetrics()
         self.names = ServerNames()
@@ -113,6 +118,9 @@ class Pipeline:
         """Begin to follow the store."""
         self._control = control
         self.notices = control.broadcast
+        if self._compiled:
+            control.servers.load(self.table.tree().backends)
+        self.table.ready = control.servers.ready
         control.spawn(self.following.run())
         control.spawn(self._take())
         control.spawn(self._look_after())
@@ -137,6 +145,10 @@ class Pipeline:
         """Ask the gates now and then what they need not hold any longer, and try again to bind what could not be."""
         while True:
             await asyncio.sleep(REVIEW_S)
+            departed = self._servers.departures.due()
+            if departed:
+                async with self._lock:
+                    await self._bring_into_force(Changes(self.table.revision, departed, {}, standing=[]), 0.0)
             if self.gates.freeze_state() is None and self.gates.held:
                 verdict = self.gates.review()
                 if verdict.events:
@@ -149,6 +161,20 @@ class Pipeline:
                     for key in due:
                         self._unbound.pop(key, None)
                     await self._bring_into_force(self.table.again(due), 0.0)
+
+    @property
+    def _servers(self) -> Servers:
+        assert self._control is not None
+        return self._control.servers
+
+    def _passing(self, backend: str, server: str) -> bool:
+        return self._control is None or self._control.servers.passing(backend, server)
+
+    def _servers_of(self, backend: str) -> Iterator[tuple[str, Server]]:
+        for key in self.table.ledger.below(f"backends/{backend}"):
+            record = self.table.record(key)
+            if isinstance(record, Server):
+                yield key.rpartition("/")[2], record
 
     @property
     def _lock(self) -> asyncio.Lock:
@@ -199,6 +225,7 @@ class Pipeline:
             await self._apply(self._judge(gathered.events, gathered.revision), gathered.revision, gathered.since_s)
 
     def _judge(self, events: Sequence[Event], revision: int, *, reading: bool = False) -> Sequence[Event]:
+        self._servers.departures.saw(events)
         verdict = self.gates.judge(events, reading=reading)
         if verdict.held:
             for reason in dict.fromkeys(hold.reason for hold in verdict.held):
@@ -219,6 +246,7 @@ class Pipeline:
         if changes.listeners:
             await self._bind(changes)
         if changes.edits:
+            changes.edits = control.servers.soften(changes.edits, lambda key: _server_of(changes.before.get(key)))
             renamed = self.names.apply(changes.edits)
             if renamed:
                 await control.look_up(self.names.wanted())
@@ -227,6 +255,7 @@ class Pipeline:
             self._quarantine_rejected(compiled, changes)
             if changes.listeners:
                 await control.unbind(self._wanted_listeners())
+            control.servers.apply(changes.edits, self._servers_of)
             if not self._runs_already(compiled):
                 control.publish(compiled.revision, compiled.image)
                 self.metrics.published += 1
@@ -456,6 +485,10 @@ class Pipeline:
     async def read_again(self) -> None:
         """Read the store now and bring the differences into force, through all gates."""
         await self._on_reading(await self.store.read())
+
+
+def _server_of(value: bytes | None) -> Server | None:
+    return None if value is None else _SERVER.decode(value)
 
 
 def coalesce_ms(store: Any) -> tuple[int, int]:

@@ -97,6 +97,8 @@ class Reloader:
         except BaseException:
             os.close(descriptor)
             raise
+        if master.options["command"] == "run":
+            self._control.servers.load(loaded.tree.backends)
         publisher.publish(compiled.revision, descriptor)
         report_warnings(master.log, loaded)
         master.directory.retain(loaded.objects())
