@@ -22,6 +22,7 @@ from bascule.change.decode import decode
 from bascule.change.diff import diff
 from bascule.change.live import Applied, Freeze, Notice, ObjectState, Preview
 from bascule.change.validate import validate
+from bascule.model.tree import Backend, Tree
 from bascule.store.embedded import EmbeddedStore
 from bascule.store.interface import Entry, Put, Remove, Store
 
@@ -46,7 +47,7 @@ class LocalLive:
             return None
 
         self.master = SimpleNamespace(
-            options=options,
+            options={"command": "run", "config": "", "state": str(directory), **options},
             log=log,
             in_force=None,
             publisher=SimpleNamespace(reports=reports),
@@ -122,6 +123,9 @@ class LocalLive:
         return Applied(self.in_force, True)
 
     # ---- Control
+
+    def tree(self) -> Tree:
+        return Tree(backends={"fixed": Backend()})
 
     async def status(self) -> dict[str, Any]:
         return {"revision": self.in_force, "workers": []}

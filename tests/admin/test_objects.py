@@ -196,9 +196,21 @@ def test_unknown_paths_are_problem_documents(api: LocalAdmin, path: str) -> None
 def test_without_a_store_writes_are_refused_with_the_way_out(api: LocalAdmin) -> None:
     store, api.live.store = api.live.store, None
     try:
-        reply = api.ask("GET", "/v1/backends")
-        assert reply.status == 409
-        assert "bascule run" in reply.json["remedy"]
+        for method, path, body in [
+            ("PUT", "/v1/backends/a", {}),
+            ("PATCH", "/v1/backends/fixed", {}),
+            ("DELETE", "/v1/backends/fixed", None),
+            ("POST", "/v1/apply", {"operations": []}),
+            ("POST", "/v1/freeze", None),
+            ("POST", "/v1/adopt", None),
+            ("POST", "/v1/rollback", {"revision": 1}),
+            ("GET", "/v1/history", None),
+            ("GET", "/v1/tree?revision=1", None),
+        ]:
+            reply = api.ask(method, path, body)
+            assert reply.status == 409, (path, reply.data)
+            assert "bascule run" in reply.json["remedy"]
+        assert [item["key"] for item in api.ask("GET", "/v1/backends").json["items"]] == ["backends/fixed"]
         assert api.ask("GET", "/v1/status").status == 200
     finally:
         api.live.store = store

@@ -16,7 +16,10 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "store": "",
         "etcd": "",
         "prefix": "",
-        "admin": "",
+        "admin": [],
+        "admin_cert": "",
+        "admin_key": "",
+        "admin_plain": "loopback",
         "listen": [],
         "to": [],
         "routes": "",
@@ -98,3 +101,13 @@ def test_the_place_of_the_access_log() -> None:
     assert parse("run", ["--access-log", "stderr"])["access_log"] == "stderr"
     assert parse("proxy", ["--listen", ":1", "--to", ":2", "--access-log=off"])["access_log"] == "off"
     assert parse("run", ["--access-log", "a.log"])["access_log"] == str(Path("a.log").absolute())
+
+
+def test_the_admin_api_is_not_opened_to_a_network_in_the_clear() -> None:
+    options = parse("run", ["--admin", "127.0.0.1:8181", "--admin", "[::1]:8181"])
+    assert options["admin"] == ["127.0.0.1:8181", "[::1]:8181"]
+    assert parse("run", ["--admin", "0.0.0.0:8181", "--admin-plain", "anywhere"])["admin"] == ["0.0.0.0:8181"]
+    assert parse("run", ["--admin", ":8181", "--admin-cert", "/c", "--admin-key", "/k"])["admin_key"] == "/k"
+    for words in (["--admin", "0.0.0.0:8181"], ["--admin", "8181"], ["--admin", ":1", "--admin-cert", "/c"]):
+        with pytest.raises(UsageError, match="--admin"):
+            parse("run", words)

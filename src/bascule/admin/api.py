@@ -10,8 +10,10 @@ from typing import Any, Final, Protocol
 from bascule.admin.endpoint import Principal, Role
 from bascule.admin.errors import ApiError
 from bascule.admin.tokens import Tokens
+from bascule.admin.values import objects_of
 from bascule.change.live import Live
-from bascule.store.interface import Reading, RefusedError, Store
+from bascule.model.tree import Tree, tree_to_builtins
+from bascule.store.interface import Entry, Reading, RefusedError, Store
 
 WAITERS_MAX: Final = 256
 EVENT_CLIENTS_MAX: Final = 64
@@ -32,8 +34,12 @@ class Program(Protocol):
         """Read the configuration again; the outcome has a field `ok`."""
         ...
 
-    def tree_in_force(self) -> bytes | None:
-        """Return the tree in force as JSON; None while a new master does not know what its predecessor compiled."""
+    def tree(self) -> Tree | None:
+        """Return the tree in force; None while a new master does not know what its predecessor compiled."""
+        ...
+
+    def place(self) -> str:
+        """Return the file that the configuration comes from, empty when it does not come from one."""
         ...
 
     def audit(self, author: str, action: str, **details: object) -> None:
@@ -81,17 +87,26 @@ class Api:
         self.event_clients = Slots(EVENT_CLIENTS_MAX, "clients follow the events", "close one of them, or come later")
 
     def store(self) -> Store:
-        """Return the store; ApiError 409 when the configuration does not come from one."""
-        if self.live.store is None:
+        """Return the store; ApiError 409 when the configuration does not come from one that can be changed here."""
+        if self.live.store is not None:
+            return self.live.store
+        file = self.program.place()
+        if file:
             raise ApiError(
                 409,
-                "this configuration comes from the command line, not from a store",
-                "start the load balancer with bascule run, whose configuration can be changed",
+                f"this configuration is the file {file}",
+                "change the file (it is followed; or: bascule reload), or start with --store embedded to change it here",
             )
-        return self.live.store
+        raise ApiError(
+            409,
+            "this configuration comes from the command line",
+            "start the load balancer with bascule run, whose configuration can be changed",
+        )
 
     async def reading(self, at: int = 0) -> Reading:
-        """Return everything that the store holds, now or at a revision."""
+        """Return everything that the store holds, now or at a revision; without a store, what is in force."""
+        if self.live.store is None and not at:
+            return self._in_force()
         try:
             return await self.store().read(at)
         except RefusedError as error:
@@ -100,6 +115,23 @@ class Api:
             raise ApiError(
                 404, f"revision {at} cannot be read: {error}", "list what there is: GET /v1/history"
             ) from None
+
+    def tree(self) -> Tree:
+        """Return the tree in force; ApiError 503 when it is not known."""
+        tree = self.program.tree()
+        if tree is None:
+            raise ApiError(
+                503,
+                "the configuration in force is not known: the workers serve the last good snapshot",
+                "correct the configuration (GET /v1/status says what is wrong) and reload",
+            )
+        return tree
+
+    def _in_force(self) -> Reading:
+        revision = self.live.revision
+        objects, _ = objects_of(tree_to_builtins(self.tree()))
+        entries = {key: Entry(key, value, revision, revision) for key, value in objects.items()}
+        return Reading("", revision, entries)
 
 
 def require(principal: Principal, role: Role, what: str) -> None:

@@ -51,6 +51,7 @@ async def list_states(api: Api, call: Call[ObjectsQuery, None]) -> Answer:
 
 async def freeze(api: Api, call: Call[NoQuery, FreezeBody | None]) -> Answer:
     """Keep every change out of force; the store goes on."""
+    api.store()  # without one there is nothing to keep out
     reason = (call.body.reason if call.body else "") or call.message
     state = await api.live.freeze(reason, call.principal.name)
     api.program.audit(call.principal.name, "freeze", reason=reason)
@@ -59,6 +60,7 @@ async def freeze(api: Api, call: Call[NoQuery, FreezeBody | None]) -> Answer:
 
 async def unfreeze(api: Api, call: Call[NoQuery, None]) -> Answer:
     """Bring into force what the store says now, through all gates."""
+    api.store()
     applied = await api.live.unfreeze(call.principal.name)
     api.program.audit(call.principal.name, "unfreeze", revision=applied.revision)
     return Answer(value=applied)
@@ -66,6 +68,7 @@ async def unfreeze(api: Api, call: Call[NoQuery, None]) -> Answer:
 
 async def adopt(api: Api, call: Call[NoQuery, None]) -> Answer:
     """Accept what the gates hold back: the store is right as it is."""
+    api.store()
     applied = await api.live.adopt(call.principal.name)
     api.program.audit(call.principal.name, "adopt", revision=applied.revision)
     return Answer(value=applied)

@@ -99,6 +99,7 @@ async def rollback(api: Api, call: Call[WriteQuery, RollbackBody]) -> Answer:
     Registered objects (they live by a lease) are left as they are: one that has left is not running any more.
     """
     body = call.body
+    api.store()
     for key in body.keys:
         known_key(key)
     message = body.message or call.message or f"rollback to revision {body.revision}"

@@ -12,7 +12,7 @@ from bascule.admin.endpoint import Answer, Call, NoQuery, RoleName
 from bascule.admin.errors import ApiError
 from bascule.admin.tokens import NAME_PATTERN, Token, TokenError
 from bascule.model.quantities import duration_ms
-from bascule.model.tree import Duration
+from bascule.model.tree import Duration, tree_to_json
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -51,14 +51,7 @@ async def metrics(api: Api, call: Call[NoQuery, None]) -> Answer:
 
 async def config(api: Api, call: Call[NoQuery, None]) -> Answer:
     """Answer the tree in force, without fields at their defaults."""
-    tree = api.program.tree_in_force()
-    if tree is None:
-        raise ApiError(
-            503,
-            "the configuration in force is not known: the workers serve the last good snapshot",
-            "correct the configuration (GET /v1/status says what is wrong) and reload",
-        )
-    return Answer(content=tree)
+    return Answer(content=tree_to_json(api.tree()))
 
 
 async def reload(api: Api, call: Call[NoQuery, None]) -> Answer:

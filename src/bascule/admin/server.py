@@ -9,7 +9,7 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
@@ -18,9 +18,10 @@ from bascule.admin.api import Api
 from bascule.admin.app import make_app
 from bascule.admin.connection import Connection
 from bascule.admin.tokens import Tokens
+from bascule.process.state_directory import data_path
 
 if TYPE_CHECKING:
-    from bascule.change.live import Live
+    from bascule.model.tree import Tree
     from bascule.process.control import Control
 
 BACKLOG: Final = 128
@@ -62,8 +63,8 @@ class AdminServer:
         self._options: dict[str, Any] = control.master.options
         self._socket = _bind_unix(path)
         self._file = os.lstat(path)
-        tokens = Tokens(os.path.join(os.path.dirname(path), TOKENS_FILE))
-        self.api = Api(cast("Live", control), _Program(control), tokens)
+        tokens = Tokens(os.path.join(data_path(self._options), TOKENS_FILE))
+        self.api = Api(control, _Program(control), tokens)
         self._app = make_app(self.api, lambda text: control.master.log.error("the admin API failed", error=text))
         self._server = _Server(self._config())
         self._remote: list[_Server] = []
@@ -166,12 +167,17 @@ class _Program:
         """See `api.Program`."""
         return await self._control.reload(because)
 
-    def tree_in_force(self) -> bytes | None:
+    def tree(self) -> Tree | None:
         """See `api.Program`."""
-        from bascule.model.tree import tree_to_json
+        return self._control.tree()
 
-        in_force = self._control.master.in_force
-        return None if in_force is None else tree_to_json(in_force.tree)
+    def place(self) -> str:
+        """See `api.Program`."""
+        return str(self._options_of_run().get("config", ""))
+
+    def _options_of_run(self) -> dict[str, Any]:
+        options: dict[str, Any] = self._control.master.options
+        return options if options["command"] == "run" else {}
 
     def audit(self, author: str, action: str, **details: object) -> None:
         """One log line."""

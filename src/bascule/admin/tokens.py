@@ -134,6 +134,7 @@ class Tokens:
 
     def _write(self, tokens: dict[str, StoredToken]) -> None:
         """Replace the file in one step; it is never open to others, not even for a moment."""
+        os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
         temporary = f"{self.path}.{os.getpid()}"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)

@@ -82,6 +82,7 @@ async def get_tree(api: Api, call: Call[RevisionQuery, None]) -> Answer:
 async def apply(api: Api, call: Call[WriteQuery, ApplyBody]) -> Answer:
     """Carry out a whole tree or a list of operations in one transaction. What is equal already is not written."""
     body = call.body
+    api.store()
     if (body.tree is None) == (body.operations is None):
         raise ApiError(400, "the body has neither a tree nor operations, or both", "send exactly one of them")
     if body.prune and body.tree is None:

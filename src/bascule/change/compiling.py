@@ -39,7 +39,7 @@ class TreeCompiler:
         compiled = self._compile(revision)
         if compiled.rejected:
             for route in compiled.rejected:
-                former = before[route.frontend]
+                former = before.get(route.frontend)  # none: it waited for a backend that is here now
                 if former is None:
                     del self._tree.frontends[route.frontend]
                 else:

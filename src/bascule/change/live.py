@@ -81,8 +81,10 @@ class Freeze(msgspec.Struct, frozen=True):
 class Live(Protocol):
     """One configuration in force and its way from the store."""
 
-    store: Store | None
-    """None while the configuration does not come from a store (`bascule proxy`)."""
+    @property
+    def store(self) -> Store | None:
+        """Return the store, None while the configuration does not come from one (`bascule proxy`)."""
+        ...
 
     @property
     def revision(self) -> int:

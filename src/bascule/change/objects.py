@@ -215,6 +215,8 @@ class ObjectTable:
             touched.append(key)
         work = _Work(revision, examine(fresh))
         work.before = before
+        for key, problems in work.examined.problems.items():  # so that no sibling takes them for in force
+            self._stand(key, Standing("quarantined", before[key], revision, problems), work.changes)
         self._settle_all(touched, work)
         self.revision = revision
         return work.changes
@@ -229,9 +231,9 @@ class ObjectTable:
 
     def reject(self, key: str, problems: tuple[Problem, ...], changes: Changes) -> None:
         """Quarantine an object that was found in order and then refused further on; its form before stays in force."""
-        good = changes.before.get(key)
+        good, refused = changes.before.get(key), self.in_force(key)
         self._stand(key, Standing("quarantined", good, changes.revision, problems), changes)
-        self._restore(key, good, self.ledger.value(key))
+        self._restore(key, good, refused)
 
     def _restore(self, key: str, good: bytes | None, instead_of: bytes | None) -> None:
         """Set the indices right for a form that stays in force after all, or for none."""

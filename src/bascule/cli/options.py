@@ -118,7 +118,21 @@ RUN: tuple[Option, ...] = (
     ),
     Option(("--etcd",), "HOST:PORT,...", "Members of etcd. Default: 127.0.0.1:2379."),
     Option(("--prefix",), "PREFIX", "What all keys in etcd begin with. Default: /bascule, or /vulcand."),
-    Option(("--admin",), "ADDRESS", "Serve the admin API on TCP too, to holders of a token: HOST:PORT."),
+    Option(
+        ("--admin",),
+        "ADDRESS",
+        "Serve the admin API on TCP too, to holders of a token: 127.0.0.1:8181. May be repeated.",
+        multiple=True,
+    ),
+    Option(("--admin-cert",), "FILE", "Certificate (PEM, with its chain) of the admin API on TCP.", kind=PATH),
+    Option(("--admin-key",), "FILE", "Key (PEM) of --admin-cert.", kind=PATH),
+    Option(
+        ("--admin-plain",),
+        "WHERE",
+        "Where the admin API may be served on TCP without TLS.",
+        default="loopback",
+        choices=("loopback", "anywhere"),
+    ),
     *_COMMON,
 )
 
@@ -170,9 +184,20 @@ def parse(command: str, words: Sequence[str]) -> dict[str, Any]:
             values[option.key] = os.path.abspath(values[option.key])
     if command == "run":
         _place_of_run(values)
+        if values["admin"] or values["admin_cert"] or values["admin_key"]:
+            _check_admin(values)
     if command == "proxy" and not values["to"] and not values["routes"]:
         raise _wrong(command, "nowhere to send requests: add --to HOST:PORT or --routes FILE")
     return values
+
+
+def _check_admin(values: dict[str, Any]) -> None:
+    from bascule.admin.address import AddressError, check_admin
+
+    try:
+        check_admin(values["admin"], values["admin_cert"], values["admin_key"], values["admin_plain"])
+    except AddressError as error:
+        raise _wrong("run", f"{error}; {error.remedy}") from None
 
 
 def _place_of_run(values: dict[str, Any]) -> None:
