@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import sys
 from collections.abc import Callable
@@ -32,7 +33,7 @@ async def probe(url: str, check: HealthCheck, lookup: Lookup) -> str:
     except TimeoutError:
         return f"no answer within {check.timeout}"
     except OSError as error:
-        return error.strerror or str(error)
+        return os.strerror(error.errno) if error.errno else str(error)  # asyncio's text only says that it failed
     except EOFError:
         return "the connection was closed without an answer"
     except ValueError as error:
