@@ -284,7 +284,7 @@ class Lifecycles:
         """Tell whether a server that is configured as starting has become ready."""
         pool = self._pools.get(backend)
         member = pool.members.get(server) if pool is not None else None
-        return member is not None and member.serving
+        return member is not None and member.serving and member.weight > 0
 
     def standings(self) -> list[Standing]:
         """Return every server that does not plainly serve, by backend and id."""

@@ -18,7 +18,7 @@ difference.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -29,7 +29,7 @@ from bascule.change.examine import Examined, decode_record, examine, path_of, tr
 from bascule.change.ledger import Ledger, owner_of
 from bascule.change.live import ObjectState, State
 from bascule.model import limits
-from bascule.model.keys import SETTINGS, ObjectKey, format_key, parse_key
+from bascule.model.keys import SETTINGS, ObjectKey, parse_key
 from bascule.model.problems import Problem
 from bascule.model.tree import ConcurrencyLimit, Frontend, Listener, Record, Server, Settings, Tree
 from bascule.store.interface import Entry, Event
@@ -58,6 +58,8 @@ class Changes(msgspec.Struct, gc=False):
     edits: list[Edit]
     before: dict[str, bytes | None]
     """Of every key with an edit: the form that was in force."""
+    rewritten: list[str] = []
+    """Keys in force whose stored text differs now and whose meaning does not."""
     settings: Settings | None = None
     """The program's settings, when they changed."""
     listeners: bool = False
@@ -73,7 +75,7 @@ class _Work:
 
     def __init__(self, revision: int, examined: Examined) -> None:
         self.examined = examined
-        self.changes = Changes(revision, [], {}, standing=[])
+        self.changes = Changes(revision, [], {}, rewritten=[], standing=[])
         self.before: dict[str, bytes | None] = {}
         self.queues: list[set[str]] = [set() for _ in _RANKS]
 
@@ -91,8 +93,6 @@ class ObjectTable:
         self._waiters: dict[str, set[str]] = {}
         self._users: dict[str, str | set[str]] = {}
         """Backend id to the keys of the frontends whose form in force leads to it."""
-        self.ready: Callable[[str, str], bool] = lambda _backend, _server: False
-        """Whether a server that is stored as starting has become ready by its health check."""
         self._listeners: dict[str, Listener] = {}
         """In force, by id."""
         self._counted: Counter[str] = Counter()
@@ -120,26 +120,25 @@ class ObjectTable:
 
     def tree(self) -> Tree:
         """Return what is in force as a tree."""
-        records = []
+        records: list[tuple[str, Record]] = []
         for key, value in self.forms():
             parsed = parse_key(key)
             if parsed is not None:
                 records.append((key, decode_record(parsed, value)))
-        return tree_of(records, stand_ins=False)
+        tree = tree_of(records, stand_ins=False)
+        return tree if self.in_force(SETTINGS) is not None else msgspec.structs.replace(tree, settings=self._settings)
 
     def __contains__(self, key: object) -> bool:
         """Tell whether an object is in force."""
         return isinstance(key, str) and self.in_force(key) is not None
 
     def servers(self, backend: str) -> dict[str, bool]:
-        """Return the servers in force of a backend, by id, and whether each takes traffic (`up` or ready, weight over 0)."""
+        """Return the servers in force of a backend, by id, and whether each takes traffic (state `up`, weight over 0)."""
         found = {}
         for key in self.ledger.below(f"backends/{backend}"):
             record = self.record(key)
             if isinstance(record, Server):
-                name = key.rpartition("/")[2]
-                ready = record.state == "up" or (record.state == "starting" and self.ready(backend, name))
-                found[name] = ready and record.weight > 0
+                found[key.rpartition("/")[2]] = record.state == "up" and record.weight > 0
         return found
 
     def count(self, kind: str) -> int:
@@ -185,16 +184,10 @@ class ObjectTable:
 
     # ---- changes
 
-    def load(self, entries: Mapping[str, Entry], identity: str, revision: int) -> Tree:
-        """Fill an empty table, and return what comes into force as a tree. Nothing of it is held against the entries."""
+    def load(self, entries: Mapping[str, Entry], identity: str, revision: int) -> None:
+        """Fill an empty table. Nothing is held against the entries."""
         self.identity = identity
-        changes = self.apply([Event(key, entry) for key, entry in entries.items()], revision)
-        tree = tree_of(
-            (format_key(edit.kind, edit.id, edit.owner), edit.record)
-            for edit in changes.edits
-            if edit.record is not None
-        )
-        return msgspec.structs.replace(tree, settings=changes.settings or self._settings)
+        self.apply([Event(key, entry) for key, entry in entries.items()], revision)
 
     def apply(self, events: Iterable[Event], revision: int) -> Changes:
         """Take events in, each key once, and return what they change of what is in force."""
@@ -359,6 +352,7 @@ class ObjectTable:
                 return
             record = record or decode_record(parsed, after)
             if decode_record(parsed, before) == record:
+                work.changes.rewritten.append(key)
                 return
         self._note(key, parsed, before, record if after is not None else None, work)
         self._refer(key, after, before)
@@ -376,10 +370,10 @@ class ObjectTable:
 
     def _note(self, key: str, parsed: ObjectKey, before: bytes | None, record: Record | None, work: _Work) -> None:
         changes = work.changes
+        changes.before[key] = before
         if parsed.kind == SETTINGS:
             changes.settings = record if isinstance(record, Settings) else self._settings
             return
-        changes.before[key] = before
         if record is None and not self._owner_there(key):
             return  # it goes with its owner
         changes.edits.append(Edit(parsed.kind, parsed.id, record, parsed.owner))

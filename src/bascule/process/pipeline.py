@@ -12,10 +12,8 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
-
-import msgspec
 
 from bascule.change.compiling import TreeCompiler
 from bascule.change.edits import Edit
@@ -28,11 +26,11 @@ from bascule.change.objects import Changes, ObjectTable
 from bascule.model.keys import format_key
 from bascule.model.problems import Problem
 from bascule.model.quantities import duration_ms
-from bascule.model.tree import Server
 from bascule.process.following import Following
 from bascule.process.live_metrics import LiveMetrics
 from bascule.process.notices import Notices
 from bascule.process.reloading import Outcome
+from bascule.process.servers import InForceNow
 from bascule.store.interface import Batch, Event, Reading, Store, StoreError
 
 if TYPE_CHECKING:
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
     from bascule.process.master import Master
     from bascule.process.servers import Servers
 
-_SERVER: Final = msgspec.json.Decoder(Server)
 REVIEW_S: Final = 1.0
 """How often the gates are asked what they need to hold no longer."""
 REBIND_S: Final = 5.0
@@ -62,7 +59,7 @@ class Pipeline:
         self.master = master
         self.store = store
         self.table = ObjectTable(settings)
-        self.gates = Gates(self.table, passing=self._passing)
+        self.gates = Gates(InForceNow(self.table, lambda: self._control), passing=self._passing)
         self.notices = Notices()
         self.metrics = LiveMetrics()
         self.names = ServerNames()
@@ -120,7 +117,6 @@ class Pipeline:
         self.notices = control.broadcast
         if self._compiled:
             control.servers.load(self.table.tree().backends)
-        self.table.ready = control.servers.ready
         control.spawn(self.following.run())
         control.spawn(self._take())
         control.spawn(self._look_after())
@@ -169,12 +165,6 @@ class Pipeline:
 
     def _passing(self, backend: str, server: str) -> bool:
         return self._control is None or self._control.servers.passing(backend, server)
-
-    def _servers_of(self, backend: str) -> Iterator[tuple[str, Server]]:
-        for key in self.table.ledger.below(f"backends/{backend}"):
-            record = self.table.record(key)
-            if isinstance(record, Server):
-                yield key.rpartition("/")[2], record
 
     @property
     def _lock(self) -> asyncio.Lock:
@@ -246,7 +236,7 @@ class Pipeline:
         if changes.listeners:
             await self._bind(changes)
         if changes.edits:
-            changes.edits = control.servers.soften(changes.edits, lambda key: _server_of(changes.before.get(key)))
+            changes.edits = control.servers.soften(changes.edits, changes.before)
             renamed = self.names.apply(changes.edits)
             if renamed:
                 await control.look_up(self.names.wanted())
@@ -255,7 +245,7 @@ class Pipeline:
             self._quarantine_rejected(compiled, changes)
             if changes.listeners:
                 await control.unbind(self._wanted_listeners())
-            control.servers.apply(changes.edits, self._servers_of)
+            control.servers.apply(changes.edits, self.table)
             if not self._runs_already(compiled):
                 control.publish(compiled.revision, compiled.image)
                 self.metrics.published += 1
@@ -485,10 +475,6 @@ class Pipeline:
     async def read_again(self) -> None:
         """Read the store now and bring the differences into force, through all gates."""
         await self._on_reading(await self.store.read())
-
-
-def _server_of(value: bytes | None) -> Server | None:
-    return None if value is None else _SERVER.decode(value)
 
 
 def coalesce_ms(store: Any) -> tuple[int, int]:

@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from bascule.change.departures import Departures
 from bascule.change.edits import Edit
+from bascule.model.tree import Server
 from bascule.shared.statistics import Reader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from bascule.change.leases import Lifecycles
-    from bascule.model.tree import Backend, Server
+    from bascule.change.objects import ObjectTable
+    from bascule.model.tree import Backend
     from bascule.process.control import Control
+
+
+_decode: Final = msgspec.json.Decoder(Server).decode
+
+
+def _servers(table: ObjectTable, backend: str) -> Iterator[tuple[str, Server]]:
+    for key in table.ledger.below(f"backends/{backend}"):
+        record = table.record(key)
+        if isinstance(record, Server):
+            yield key.rpartition("/")[2], record
+
+
+class InForceNow:
+    """The object table as the gates look at it: a server that registered as starting and became ready by its health check
+    takes traffic like any other, and a pool of such servers can vanish like any other."""
+
+    def __init__(self, table: ObjectTable, control: Callable[[], Control | None]) -> None:
+        """`control` gives None before there is one."""
+        self._control = control
+        self._table = table
+        self.count = table.count
+        self.backend_of = table.backend_of
+
+    def __contains__(self, key: object) -> bool:
+        """Tell whether an object is in force."""
+        return key in self._table
+
+    def servers(self, backend: str) -> dict[str, bool]:
+        """Return the servers of a backend, by id, and whether each takes traffic."""
+        found = self._table.servers(backend)
+        control = self._control()
+        if control is not None and not all(found.values()):
+            for name in [name for name, takes in found.items() if not takes]:
+                found[name] = control.servers.ready(backend, name)
+        return found
 
 
 class Servers:
@@ -33,16 +72,21 @@ class Servers:
         if lifecycles is not None:
             lifecycles.load(backends)
 
-    def soften(self, edits: Sequence[Edit], before: Callable[[str], Server | None]) -> list[Edit]:
-        """Return the edits to bring into force: what left drains first."""
-        return self.departures.soften(edits, before)
+    def soften(self, edits: Sequence[Edit], before: Mapping[str, bytes | None]) -> list[Edit]:
+        """Return the edits to bring into force: what left drains first. `before`: what was in force of their keys."""
 
-    def apply(self, edits: Sequence[Edit], servers: Callable[[str], Iterable[tuple[str, Server]]]) -> None:
-        """Take in edits that are about to be published; `servers` gives those in force of a backend."""
+        def server(key: str) -> Server | None:
+            value = before.get(key)
+            return None if value is None else _decode(value)
+
+        return self.departures.soften(edits, server)
+
+    def apply(self, edits: Sequence[Edit], table: ObjectTable) -> None:
+        """Take in edits that are about to be published, and that the table holds already."""
         records = [edit.record for edit in edits if edit.kind == "backend"] if self.lifecycles is None else []
         lifecycles = self._needed(any(record is not None and record.needs_verdicts() for record in records))  # type: ignore[attr-defined]
         if lifecycles is not None:
-            lifecycles.apply(edits, servers)
+            lifecycles.apply(edits, lambda backend: _servers(table, backend))
 
     def passing(self, backend: str, server: str) -> bool:
         """Tell the gates whether nothing speaks against a server."""
