@@ -24,7 +24,7 @@ from bascule.change.live import Applied, Freeze, Notice, ObjectState, Preview
 from bascule.change.validate import validate
 from bascule.model.tree import Backend, Tree
 from bascule.store.embedded import EmbeddedStore
-from bascule.store.interface import Entry, Put, Remove, Store
+from bascule.store.interface import Entry, Put, Reading, Remove, Store
 
 QUEUE_MAX = 1000
 
@@ -62,6 +62,10 @@ class LocalLive:
     @property
     def revision(self) -> int:
         return self.in_force
+
+    async def reading(self, at_least: int = 0) -> Reading:
+        assert self.store is not None
+        return await self.store.read()
 
     def freeze_state(self) -> Freeze | None:
         return self.frozen

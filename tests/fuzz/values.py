@@ -186,7 +186,8 @@ class Round:
         self.revision = 1
         self.mutations = 0
         everything = self.safe | self.mutator.now
-        tree = self.table.load({key: Entry(key, value, 1, 1) for key, value in everything.items()}, "id", 1)
+        self.table.load({key: Entry(key, value, 1, 1) for key, value in everything.items()}, "id", 1)
+        tree = self.table.tree()
         self.image = self.compiler.full(tree, revision=1, addresses={}).image
 
     def run(self, mutations: int) -> None:

@@ -81,6 +81,8 @@ class Api:
         self.live = live
         self.program = program
         self.tokens = tokens
+        self.committed = 0
+        """The newest revision that was committed here."""
         self.closing = asyncio.Event()
         """Set when the master ends: streams end then."""
         self.waiters = Slots(WAITERS_MAX, "requests wait for a revision", "send it without wait=applied, or later")
@@ -104,14 +106,13 @@ class Api:
         )
 
     async def reading(self, at: int = 0) -> Reading:
-        """Return everything that the store holds, now or at a revision; without a store, what is in force."""
-        if self.live.store is None and not at:
-            return self._in_force()
+        """Return everything that the store holds, now (what was committed here included) or at a revision; without a store,
+        what is in force."""
+        if not at:
+            return self._in_force() if self.live.store is None else await self.live.reading(self.committed)
         try:
             return await self.store().read(at)
         except RefusedError as error:
-            if not at:
-                raise
             raise ApiError(
                 404, f"revision {at} cannot be read: {error}", "list what there is: GET /v1/history"
             ) from None

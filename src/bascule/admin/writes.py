@@ -85,6 +85,7 @@ async def carry_out(
     )
     with _place_to_wait(api, query):
         revision = await store.commit(transaction)
+        api.committed = max(api.committed, revision)
         api.program.audit(call.principal.name, "change", revision=revision, keys=_summary(operations))
         applied = await _wait(api, query, revision)
     return written(revision, applied, changes=preview.changes, warnings=preview.problems)

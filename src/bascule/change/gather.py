@@ -115,12 +115,12 @@ class Gather:
         """Forget what waits: everything is going to be read anew."""
         self._clear()
 
-    async def next(self) -> Gathered:
-        """Wait until something is to come into force, and return it."""
+    async def due(self) -> None:
+        """Wait until something is to come into force."""
         while True:
             wait_s = self._wait_s()
             if wait_s is not None and wait_s <= 0:
-                return self._take()
+                return
             self._wake.clear()
             try:
                 await asyncio.wait_for(self._wake.wait(), wait_s)
@@ -135,7 +135,10 @@ class Gather:
             return 0.0
         return min(self._last_s + self.quiet_s, self._since_s + self.longest_s) - self._clock()
 
-    def _take(self) -> Gathered:
+    def take(self) -> Gathered | None:
+        """Return everything that came since the last time, None when that is nothing."""
+        if not self._revision:
+            return None
         taken = Gathered(
             self._identity,
             self._revision,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
+from bascule.change.digest import Digest
 from bascule.store.interface import Entry
 
 _SMALL: Final = ("listeners", "hosts")
@@ -17,6 +18,8 @@ class Ledger:
         """See the class."""
         self._entries: dict[str, Entry] = {}
         self._below: dict[str, str | set[str]] = {}
+        self.digest = Digest()
+        """Of all keys and values."""
         self._top: dict[str, set[str]] = {collection: set() for collection in _SMALL}
 
     def __len__(self) -> int:
@@ -40,24 +43,28 @@ class Ledger:
     def put(self, entry: Entry) -> None:
         """Set an entry."""
         key = entry.key
-        if key not in self._entries:
+        known = self._entries.get(key)
+        self.digest.change(key, None if known is None else known.value, entry.value)
+        if known is None:
             owner = owner_of(key)
             if not owner:
                 self._in_top(key).add(key)
             else:
-                known = self._below.get(owner)
-                if known is None:
+                below = self._below.get(owner)
+                if below is None:
                     self._below[owner] = key
-                elif isinstance(known, str):
-                    self._below[owner] = {known, key}
+                elif isinstance(below, str):
+                    self._below[owner] = {below, key}
                 else:
-                    known.add(key)
+                    below.add(key)
         self._entries[key] = entry
 
     def remove(self, key: str) -> None:
         """Forget a key; one that is not there is no error."""
-        if self._entries.pop(key, None) is None:
+        gone = self._entries.pop(key, None)
+        if gone is None:
             return
+        self.digest.change(key, gone.value, None)
         owner = owner_of(key)
         if not owner:
             self._in_top(key).discard(key)
@@ -86,6 +93,10 @@ class Ledger:
     def _in_top(self, key: str) -> set[str]:
         collection, _, name = key.partition("/")
         return self._top[collection] if name and collection in self._top else set()
+
+    def keys(self) -> Collection[str]:
+        """Return all keys."""
+        return self._entries.keys()
 
     def items(self) -> Iterable[tuple[str, Entry]]:
         """Return all keys and entries, in the order in which they came."""

@@ -13,7 +13,7 @@ import msgspec
 
 from bascule.change.diff import Change
 from bascule.model.problems import Problem
-from bascule.store.interface import Put, Remove, Store
+from bascule.store.interface import Put, Reading, Remove, Store
 
 State = Literal["in_force", "waiting", "quarantined", "held"]
 
@@ -89,6 +89,11 @@ class Live(Protocol):
     @property
     def revision(self) -> int:
         """Return the store revision in force."""
+        ...
+
+    async def reading(self, at_least: int = 0) -> Reading:
+        """Return what the store holds, at a revision that is `at_least` that one: as the watch has told it, where that will
+        do, else as the store says. Its entries are a view: valid until the caller gives the event loop away."""
         ...
 
     def freeze_state(self) -> Freeze | None:

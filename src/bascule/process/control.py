@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from bascule.model.tree import Settings, Tree
     from bascule.process.master import Master
     from bascule.process.pipeline import Pipeline
-    from bascule.store.interface import Put, Remove, Store
+    from bascule.store.interface import Put, Reading, Remove, Store
 
 KEEPER_TIMEOUT_S = 15.0
 
@@ -224,6 +224,10 @@ class Control:
         """Return the store revision in force; without a live store, the snapshot's number."""
         return self.master.publisher.revision if self.pipeline is None else self.pipeline.revision
 
+    async def reading(self, at_least: int = 0) -> Reading:
+        """Return what the store holds, at a revision that is `at_least` that one."""
+        return await self._live().reading(at_least)
+
     def freeze_state(self) -> Freeze | None:
         """Return why changes are kept out, None when they are not."""
         return None if self.pipeline is None else self.pipeline.gates.freeze_state()
@@ -324,7 +328,7 @@ class Control:
         self.resolver.close()
         if self.pipeline is not None:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.pipeline.store.close(), 1.0)
+                await asyncio.wait_for(self.pipeline.close(), 2.0)
 
     async def _begin(self, *, reload_wanted: bool) -> None:
         """Go on from what is in force: with what the boot left, or, as a successor, with what the workers run."""
@@ -356,9 +360,9 @@ class Control:
             return None  # a file that names no store; the reload says what is wrong with it
         if not loaded.live:
             return None
-        from bascule.process.live_boot import open_pipeline
+        from bascule.process.live_boot import succeed
 
-        return open_pipeline(self.master, loaded)
+        return succeed(self.master, loaded)
 
 
 def run_control_loop(master: Master, *, reload_wanted: bool) -> None:

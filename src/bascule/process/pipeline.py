@@ -2,8 +2,8 @@
 
     following ─► gather ─► gates ─► objects ─► (bind) ─► compile ─► (unbind) ─► publish ─► applied
 
-One task takes what is gathered and brings it into force; nothing else changes the table, the compiler or what is
-published, and it never waits for workers: `until_applied` and the `applied` notices look at what they acknowledge.
+Whoever brings something into force holds the control's lock; it never waits for workers, unless listeners change:
+`until_applied` and the `applied` notices look at what they acknowledge.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from bascule.change.compiling import TreeCompiler
 from bascule.change.edits import Edit
 from bascule.change.examine import path_of
-from bascule.change.gates import Gates
 from bascule.change.gather import Gather
 from bascule.change.live import Applied, Freeze, ObjectState
 from bascule.change.names import ServerNames
@@ -27,15 +25,20 @@ from bascule.model.keys import format_key
 from bascule.model.problems import Problem
 from bascule.model.quantities import duration_ms
 from bascule.process.following import Following
+from bascule.process.guard import Guard
 from bascule.process.live_metrics import LiveMetrics
+from bascule.process.mirror import Mirror
 from bascule.process.notices import Notices
+from bascule.process.progress import Progress
 from bascule.process.reloading import Outcome
 from bascule.process.servers import InForceNow
 from bascule.store.interface import Batch, Event, Reading, Store, StoreError
 
 if TYPE_CHECKING:
-    from bascule.change.compiled import CompiledSnapshot
-    from bascule.model.tree import Settings, Tree
+    from bascule.change.compiled import CompiledSnapshot, RejectedRoute
+    from bascule.change.gather import Gathered
+    from bascule.model.tree import Settings
+    from bascule.model.tree import Store as StoreTable
     from bascule.process.control import Control
     from bascule.process.master import Master
     from bascule.process.servers import Servers
@@ -44,70 +47,82 @@ REVIEW_S: Final = 1.0
 """How often the gates are asked what they need to hold no longer."""
 REBIND_S: Final = 5.0
 """How often a listener whose address was taken is tried again."""
+RETRY_S: Final = 1.0
 COMPILE_IN_THREAD: Final = 500
 """Edits from which on a compilation is left to a thread."""
-PUBLISHED_KEPT: Final = 4096
+KEYS_SHOWN: Final = 100
+MIRROR_S: Final = 0.5
+"""How long a reader waits for the watch to tell what is in the store already, before the store is asked."""
 APPLIED_S: Final = 10.0
 
 
 class Pipeline:
     """One store in force. Owner: the master, for its life; used from its event loop only."""
 
-    def __init__(self, master: Master, store: Store, coalesce_ms: tuple[int, int], settings: Settings) -> None:
-        """`coalesce_ms`: quiet time and longest time; `settings` hold while the store has none."""
+    def __init__(self, master: Master, store: Store, table: StoreTable, settings: Settings, directory: str) -> None:
+        """`table` is the `[store]` table, `settings` hold while the store has none, `directory` outlives a reboot."""
         assert master.directory is not None
         self.master = master
         self.store = store
         self.table = ObjectTable(settings)
-        self.gates = Gates(InForceNow(self.table, lambda: self._control), passing=self._passing)
+        now = InForceNow(self.table, lambda: self._control)
+        self.guard = Guard(self.table, table, directory, master.log, in_force=now)
+        self.gates = self.guard.gates
         self.notices = Notices()
         self.metrics = LiveMetrics()
         self.names = ServerNames()
         self.compiler = TreeCompiler(master.directory.slot)
-        self.revision = 0
-        """Store revision in force: what the newest published snapshot says."""
+        self.progress = Progress(master.publisher, self.metrics)
         self.settings = settings
-        self._compiled = False
-        self._gather = Gather(self.table.ledger.value, coalesce_ms[0] / 1000, coalesce_ms[1] / 1000)
         self.following = Following(store, master.log, self._on_reading, self._on_batch, self._on_store)
+        self._compiled = False
+        self._gather = Gather(
+            self.table.ledger.value, duration_ms(table.coalesce) / 1000, duration_ms(table.coalesce_max) / 1000
+        )
         self._control: Control | None = None
-        self._published: deque[tuple[int, int, float]] = deque(maxlen=PUBLISHED_KEPT)
-        """(store revision, sequence number of its snapshot, when its first event came)."""
-        self._moved = asyncio.Event()
         self._unbound: dict[str, float] = {}
         self._frozen_before = False
+        self._heard = asyncio.Event()
+
+    @property
+    def revision(self) -> int:
+        """Return the store revision in force."""
+        return self.progress.revision
 
     # ---- start
 
-    def load(self, reading: Reading) -> Tree:
-        """Take the first reading in, before anything is in force."""
-        tree = self.table.load(reading.entries, reading.identity, reading.revision)
-        self.names.load(tree)
-        self.settings = tree.settings
-        self.following.go_on_from(reading.revision)
-        return tree
+    def load(self, reading: Reading) -> None:
+        """Take the first state in: the store's, or the last good one."""
+        self.table.load(reading.entries, reading.identity, reading.revision)
 
-    def full(self, tree: Tree, revision: int, addresses: dict[str, bytes]) -> CompiledSnapshot:
-        """Compile everything, and quarantine what cannot be."""
+    def load_newer(self, reading: Reading) -> None:
+        """Take the store's state in where another one was loaded before: what differs goes through the gates."""
+        if not self._refuses(reading.identity, reading.revision):
+            events = self._judge(self.table.differences(reading.entries), reading.revision, reading=True)
+            self.table.identity = reading.identity
+            self.table.apply(events, reading.revision)
+        self.following.go_on_from(reading.revision)
+
+    def compile_all(self, revision: int, addresses: dict[str, bytes]) -> CompiledSnapshot:
+        """Compile everything in force, and quarantine what cannot be."""
+        tree = self.table.tree()
         compiled = self.compiler.full(tree, revision=revision, addresses=addresses)
         self._compiled = True
-        changes = Changes(self.table.revision, [], {}, standing=[])
-        for route in compiled.rejected:
-            self.table.reject(f"frontends/{route.frontend}", (_route_problem(route),), changes)
+        self._quarantine_rejected(compiled.rejected, self._nothing())
         return compiled
 
-    def without(self, problems: Sequence[dict[str, str]], tree: Tree) -> None:
-        """Quarantine the listeners that cannot be bound, and take them out of the tree."""
-        changes = Changes(self.table.revision, [], {}, standing=[])
+    def without(self, problems: Sequence[dict[str, str]]) -> None:
+        """Quarantine the listeners that cannot be bound."""
         for problem in problems:
-            tree.listeners.pop(problem["id"], None)
-            self._unbindable(problem, changes)
+            self._unbindable(problem, self._nothing())
 
-    def in_force(self) -> None:
+    def in_force(self, since: Reading) -> None:
         """Say that what was loaded is in force."""
-        self.revision = self.table.revision
-        self._published.append((self.revision, self.master.publisher.revision, 0.0))
-        self.metrics.in_force_s = time.time()
+        self.progress.note(self.table.revision, 0.0)
+        self.guard.note_all(since.entries)
+
+    def _nothing(self) -> Changes:
+        return Changes(self.table.revision, [], {}, rewritten=[], standing=[])
 
     # ---- life
 
@@ -120,21 +135,30 @@ class Pipeline:
         control.spawn(self.following.run())
         control.spawn(self._take())
         control.spawn(self._look_after())
+        control.spawn(self.guard.watch_over(self.store, self.read_again).run())
+
+    async def close(self) -> None:
+        """Write down what is in force and let go of the store."""
+        await asyncio.to_thread(self.guard.last_good.close, 1.0)
+        await self.store.close()
 
     async def _take(self) -> None:
         """Bring into force what is gathered, for ever."""
         while True:
-            gathered = await self._gather.next()
+            await self._gather.due()
             try:
-                await self._gathered(gathered)
+                async with self._lock:
+                    gathered = self._gather.take()
+                    if gathered is not None:
+                        await self._gathered(gathered)
             except Exception as error:  # whatever it is, the next change has to find somebody here
                 self.master.log.error(
                     "a change could not be brought into force; reading everything anew",
-                    revision=gathered.revision,
                     error=f"{type(error).__name__}: {error}",
                 )
                 self.metrics.failed += 1
-                await asyncio.sleep(1.0)
+                self._compiled = False
+                await asyncio.sleep(RETRY_S)
                 self.following.read_again()
 
     async def _look_after(self) -> None:
@@ -145,14 +169,17 @@ class Pipeline:
             if departed:
                 async with self._lock:
                     await self._bring_into_force(Changes(self.table.revision, departed, {}, standing=[]), 0.0)
-            if self.gates.freeze_state() is None and self.gates.held:
+            if self.gates.freeze_state() is not None:
+                continue
+            if self.gates.held:
                 verdict = self.gates.review()
                 if verdict.events:
                     async with self._lock:
                         await self._apply(verdict.events, self.table.revision, 0.0)
+                    self.guard.note_gates()
             now_s = time.monotonic()
             due = [key for key, tried_s in self._unbound.items() if now_s - tried_s >= REBIND_S]
-            if due and self.gates.freeze_state() is None:
+            if due:
                 async with self._lock:
                     for key in due:
                         self._unbound.pop(key, None)
@@ -163,9 +190,6 @@ class Pipeline:
         assert self._control is not None
         return self._control.servers
 
-    def _passing(self, backend: str, server: str) -> bool:
-        return self._control is None or self._control.servers.passing(backend, server)
-
     @property
     def _lock(self) -> asyncio.Lock:
         assert self._control is not None
@@ -173,27 +197,28 @@ class Pipeline:
 
     # ---- what the store says
 
+    def _refuses(self, identity: str, revision: int) -> bool:
+        """Ask the gates about where something comes from, and tell whether anything may come into force now."""
+        freeze = self.gates.position(identity, revision, self.table.identity, self.table.revision)
+        self._note_freeze()
+        return freeze is not None or self.gates.freeze_state() is not None
+
     def _on_batch(self, batch: Batch) -> None:
-        table = self.table
-        freeze = self.gates.position(batch.identity, batch.revision, table.identity, table.revision)
-        if freeze is not None or self.gates.freeze_state() is not None:
-            self._note_freeze()
+        frozen = self._frozen_before
+        if self._refuses(batch.identity, batch.revision):
             return
-        if self._frozen_before:  # it is the one it was again
-            self._note_freeze()
+        if frozen:  # it is the one it was again
             self.following.read_again()
             return
         self.metrics.revisions += bool(batch.events)
         self._gather.add(batch)
+        self._heard.set()
 
     async def _on_reading(self, reading: Reading) -> None:
-        table = self.table
         async with self._lock:
-            self._gather.drop()
-            freeze = self.gates.position(reading.identity, reading.revision, table.identity, table.revision)
-            self._note_freeze()
-            if freeze is not None or self.gates.freeze_state() is not None:
+            if self._refuses(reading.identity, reading.revision):
                 return
+            self._gather.drop()
             await self._difference(reading, judged=True)
 
     async def _difference(self, reading: Reading, *, judged: bool) -> None:
@@ -206,22 +231,24 @@ class Pipeline:
     def _on_store(self, what: str) -> None:
         self.notices.tell("store", self.revision, {"state": what, "place": self.store.place})
 
-    async def _gathered(self, gathered: Any) -> None:
-        async with self._lock:
-            if gathered.identity != self.table.identity or self.gates.freeze_state() is not None:
-                self.following.read_again()
-                return
-            self.metrics.coalesced += max(gathered.batches - 1, 0)
-            await self._apply(self._judge(gathered.events, gathered.revision), gathered.revision, gathered.since_s)
+    async def _gathered(self, gathered: Gathered) -> None:
+        if gathered.identity != self.table.identity or self.gates.freeze_state() is not None:
+            return  # it is read anew when the freeze ends
+        if gathered.revision < self.table.revision:
+            return  # a reading was faster
+        self.metrics.coalesced += max(gathered.batches - 1, 0)
+        await self._apply(self._judge(gathered.events, gathered.revision), gathered.revision, gathered.since_s)
 
     def _judge(self, events: Sequence[Event], revision: int, *, reading: bool = False) -> Sequence[Event]:
         self._servers.departures.saw(events)
         verdict = self.gates.judge(events, reading=reading)
-        if verdict.held:
-            for reason in dict.fromkeys(hold.reason for hold in verdict.held):
-                keys = [hold.key for hold in verdict.held if hold.reason == reason]
-                self.master.log.error("held: " + reason, objects=len(keys), remedy=verdict.held[0].remedy)
-                self.notices.tell("held", revision, {"reason": reason, "keys": keys[:100], "count": len(keys)})
+        if verdict.held or verdict.returned or verdict.released:
+            self.guard.note_gates()
+        for reason in dict.fromkeys(hold.reason for hold in verdict.held):
+            keys = [hold.key for hold in verdict.held if hold.reason == reason]
+            self.master.log.error("held: " + reason, objects=len(keys), remedy=verdict.held[0].remedy)
+            data = {"reason": reason, "keys": keys[:KEYS_SHOWN], "count": len(keys)}
+            self.notices.tell("held", revision, data)
         return verdict.events
 
     # ---- into force
@@ -235,21 +262,21 @@ class Pipeline:
         assert control is not None
         if changes.listeners:
             await self._bind(changes)
-        if changes.edits:
-            changes.edits = control.servers.soften(changes.edits, changes.before)
-            renamed = self.names.apply(changes.edits)
-            if renamed:
-                await control.look_up(self.names.wanted())
-                self.compiler.set_addresses(control.resolver.addresses())
-            compiled = await self._compile(changes.edits)
-            self._quarantine_rejected(compiled, changes)
+        if changes.edits or not self._compiled:
+            first = not self._compiled
+            if not first:
+                changes.edits = control.servers.soften(changes.edits, changes.before)
+            compiled = await self._compile(changes)
             if changes.listeners:
                 await control.unbind(self._wanted_listeners())
-            control.servers.apply(changes.edits, self.table)
-            if not self._runs_already(compiled):
+            if first:
+                control.servers.load(self.table.tree().backends)
+            else:
+                control.servers.apply(changes.edits, self.table)
+            if compiled is not None:
                 control.publish(compiled.revision, compiled.image)
                 self.metrics.published += 1
-            self._retain(changes.edits)
+            self._release(changes.edits)
         self._note(changes, since_s)
         if changes.settings is not None:
             self.settings = changes.settings
@@ -258,160 +285,143 @@ class Pipeline:
             await self.master.publisher.applied()
             control.lend()
 
-    async def _compile(self, edits: Sequence[Edit]) -> CompiledSnapshot:
-        revision = self.master.publisher.revision + 1
+    async def _compile(self, changes: Changes) -> CompiledSnapshot | None:
+        """Return the next snapshot, None when the workers run this very content already."""
+        control, publisher = self._control, self.master.publisher
+        assert control is not None
         if not self._compiled:
-            assert self._control is not None
-            return self.full(self.table.tree(), revision, self._control.resolver.addresses())
-        if len(edits) < COMPILE_IN_THREAD:
-            return self.compiler.apply(edits, revision=revision)
-        return await asyncio.to_thread(self.compiler.apply, edits, revision=revision)
+            return await self._compile_first(control)
+        if self.names.apply(changes.edits):
+            self.compiler.set_addresses(await control.look_up(self.names.wanted()))
+        if len(changes.edits) < COMPILE_IN_THREAD:
+            compiled = self.compiler.apply(changes.edits, revision=publisher.revision + 1)
+        else:
+            compiled = await asyncio.to_thread(self.compiler.apply, changes.edits, revision=publisher.revision + 1)
+        self._quarantine_rejected(compiled.rejected, changes)
+        return compiled
 
-    def _runs_already(self, compiled: CompiledSnapshot) -> bool:
-        """Tell whether the workers run this very content: a successor often finds it so."""
-        return False
+    async def _compile_first(self, control: Control) -> CompiledSnapshot | None:
+        """Compile everything: as a successor, or after something went wrong."""
+        publisher = self.master.publisher
+        self.names.load(self.table.tree())
+        addresses = await control.look_up(self.names.wanted())
+        same = self.compile_all(publisher.revision, addresses)
+        if same.image == publisher.image():
+            return None
+        return self.compile_all(publisher.revision + 1, addresses)
 
     async def readdress(self, addresses: dict[str, bytes]) -> None:
         """Publish what is in force with other addresses of host names; the caller holds the lock."""
-        assert self._control is not None
+        if not self._compiled or self._control is None:
+            return  # a successor that has not read its store yet
         self.compiler.set_addresses(addresses)
-        compiled = await self._compile(())
+        compiled = self.compiler.apply((), revision=self.master.publisher.revision + 1)
         self._control.publish(compiled.revision, compiled.image)
 
-    def _quarantine_rejected(self, compiled: CompiledSnapshot, changes: Changes) -> None:
-        for route in compiled.rejected:
+    def _quarantine_rejected(self, rejected: Sequence[RejectedRoute], changes: Changes) -> None:
+        for route in rejected:
             self.table.reject(f"frontends/{route.frontend}", (_route_problem(route),), changes)
-        self.metrics.rejected += len(compiled.rejected)
+        self.metrics.rejected += len(rejected)
 
     async def _bind(self, changes: Changes) -> None:
-        """Open new listeners, one by one where not all of them can be; those are quarantined, and the rest goes on."""
+        """Open new listeners; those that cannot be opened are quarantined, and the others go on."""
         control = self._control
         assert control is not None
-        problems = await control.bind(self._wanted_listeners(), self._slots())
-        if not problems:
-            return
+        while problems := await control.bind(self._wanted_listeners(), self.settings.slots):
+            self._without(problems, changes)
+
+    def _without(self, problems: Sequence[dict[str, str]], changes: Changes) -> None:
         for problem in problems:
             self._unbindable(problem, changes)
         refused = {problem["id"] for problem in problems}
         changes.edits = [edit for edit in changes.edits if edit.kind != "listener" or edit.id not in refused]
-        for problem in await control.bind(self._wanted_listeners(), self._slots()):  # somebody was faster than we
-            self._unbindable(problem, changes)
-            changes.edits = [edit for edit in changes.edits if edit.kind != "listener" or edit.id != problem["id"]]
 
     def _unbindable(self, problem: dict[str, str], changes: Changes) -> None:
         key = f"listeners/{problem['id']}"
-        self.master.log.error(
-            "a listener cannot be opened; trying again now and then",
-            listener=problem["id"],
-            address=problem["address"],
-            reason=problem["message"],
-            remedy=problem["remedy"],
-        )
         found = Problem(path=(*path_of(key), "address"), message=problem["message"], remedy=problem["remedy"])
         self.table.reject(key, (found,), changes)
         self._unbound[key] = time.monotonic()
 
-    def _slots(self) -> int:
-        return self.settings.slots
-
     def _wanted_listeners(self) -> list[dict[str, str]]:
         return [{"id": name, "address": found.address} for name, found in sorted(self.table.listeners().items())]
 
-    def _retain(self, edits: Sequence[Edit]) -> None:
+    def _release(self, edits: Sequence[Edit]) -> None:
         """Let the counters of removed objects go."""
         directory = self.master.directory
         assert directory is not None
         for edit in edits:
-            if edit.record is None and edit.kind in ("listener", "frontend", "backend", "server"):
-                name = f"{edit.owner}/{edit.id}" if edit.kind == "server" else edit.id
-                with contextlib.suppress(KeyError):
-                    directory.release(edit.kind, name)
-                if edit.kind == "backend":
-                    for key in self.table.ledger.below(f"backends/{edit.id}"):
-                        with contextlib.suppress(KeyError):
-                            directory.release("server", f"{edit.id}/{key.rpartition('/')[2]}")
+            if edit.record is not None or edit.kind not in ("listener", "frontend", "backend", "server"):
+                continue
+            with contextlib.suppress(KeyError):
+                directory.release(edit.kind, f"{edit.owner}/{edit.id}" if edit.kind == "server" else edit.id)
 
     def _note(self, changes: Changes, since_s: float) -> None:
         """The store's revision is in force now: tell everybody who wants to know."""
-        self.revision = self.table.revision
-        published = bool(changes.edits)
-        self._published.append((self.revision, self.master.publisher.revision, since_s if published else 0.0))
-        self.metrics.in_force_s = time.time()
-        if published and self._control is not None:
+        self.progress.note(self.table.revision, since_s if changes.edits else 0.0)
+        self.guard.note(changes)
+        if self._control is not None:
             self._control.await_applied()
-        if self.notices.heard:
-            keys = [format_key(edit.kind, edit.id, edit.owner) for edit in changes.edits[:100]]
-            if keys:
-                self.notices.tell("change", self.revision, {"keys": keys, "count": len(changes.edits)})
+        if changes.edits and self.notices.heard:
+            keys = [format_key(edit.kind, edit.id, edit.owner) for edit in changes.edits[:KEYS_SHOWN]]
+            self.notices.tell("change", self.revision, {"keys": keys, "count": len(changes.edits)})
         for key in changes.standing:
             state = self.table.state(key)
             if state is not None and state.state == "quarantined":
-                self.metrics.quarantined += 1
-                problem = state.problems[0]
-                self.master.log.warning(
-                    "quarantined: its last good form stays in force",
-                    object=key,
-                    problem=problem.message,
-                    remedy=problem.remedy,
-                )
-                self.notices.tell("quarantined", self.revision, {"key": key, "problem": problem.message})
-        self._move()
+                self._note_quarantined(key, state.problems[0])
 
-    def _move(self) -> None:
-        self._moved.set()
-        self._moved = asyncio.Event()
+    def _note_quarantined(self, key: str, problem: Problem) -> None:
+        self.metrics.quarantined += 1
+        self.master.log.warning(
+            "quarantined: its last good form stays in force", object=key, problem=problem.message, remedy=problem.remedy
+        )
+        self.notices.tell("quarantined", self.revision, {"key": key, "problem": problem.message})
 
     def _note_freeze(self) -> None:
         freeze = self.gates.freeze_state()
         if (freeze is not None) == self._frozen_before:
             return
         self._frozen_before = freeze is not None
+        self.guard.note_gates()
         if freeze is not None:
             self.master.log.error("frozen: " + freeze.reason, remedy=freeze.remedy)
             self.notices.tell("frozen", self.revision, {"by": freeze.by, "reason": freeze.reason})
         else:
             self.master.log.info("no longer frozen")
             self.notices.tell("unfrozen", self.revision, {})
-        self._move()
-
-    # ---- what workers have
+        self.progress.move()
 
     def acknowledged(self, sequence: int) -> None:
-        """Every serving worker has the snapshot of this number: note how long it took."""
-        newest = 0
-        now_s = time.monotonic()
-        while self._published and self._published[0][1] <= sequence:
-            newest, _, since_s = self._published.popleft()
-            if since_s:
-                self.metrics.latency(now_s - since_s)
+        """Every serving worker has the snapshot of this number."""
+        newest = self.progress.acknowledged(sequence)
         if newest:
             self.notices.tell("applied", newest, {})
 
-    def sequence_of(self, revision: int) -> int:
-        """Return the number of the snapshot with which a store revision came into force (or a later one's)."""
-        for known, sequence, _ in self._published:
-            if known >= revision:
-                return sequence
-        return 0
+    # ---- what is asked: bascule.change.live.Live
 
     async def until_applied(self, revision: int, timeout_s: float) -> Applied:
-        """See bascule.change.live.Live."""
+        """See Live."""
         deadline_s = time.monotonic() + timeout_s
-        publisher = self.master.publisher
-        while self.revision < revision and self.gates.freeze_state() is None:
-            moved = self._moved
-            try:
-                await asyncio.wait_for(moved.wait(), max(deadline_s - time.monotonic(), 0.0))
-            except TimeoutError:
-                break
-        sequence = self.sequence_of(revision)
-        if self.revision >= revision:
-            await publisher.reached(sequence, max(deadline_s - time.monotonic(), 0.0))
-        lagging = tuple(worker.number for worker in publisher.serving() if worker.revision < sequence)
-        reached = self.revision >= revision and not lagging
-        return Applied(self.revision, reached, lagging, self.gates.reasons())
+        there = await self.progress.until_in_force(revision, deadline_s, lambda: self.gates.freeze_state() is not None)
+        lagging = await self.progress.until_applied(revision, deadline_s) if there else ()
+        return Applied(self.revision, there and not lagging, lagging, self.gates.reasons())
 
-    # ---- what is asked
+    async def reading(self, at_least: int) -> Reading:
+        """See Live."""
+        deadline_s = time.monotonic() + MIRROR_S
+        while not self._told(at_least):
+            self._heard.clear()
+            try:
+                await asyncio.wait_for(self._heard.wait(), max(deadline_s - time.monotonic(), 0.0))
+            except TimeoutError:
+                return await self.store.read()
+        entries = Mirror(self.table.ledger, self._gather.events, self.gates.held)
+        return Reading(self.table.identity, max(self.table.revision, self._gather.revision), entries)
+
+    def _told(self, at_least: int) -> bool:
+        """Tell whether table and gatherer together are what the store said up to a revision."""
+        if not self.following.connected_s or not self.table.identity or self.gates.freeze_state() is not None:
+            return False
+        return max(self.table.revision, self._gather.revision) >= at_least
 
     def states(self) -> list[ObjectState]:
         """Return every object that is not plainly in force."""
@@ -424,13 +434,13 @@ class Pipeline:
         return sorted([*held, *self.table.states()], key=lambda state: state.key)
 
     async def freeze(self, reason: str, by: str) -> Freeze:
-        """See bascule.change.live.Live."""
+        """See Live."""
         freeze = self.gates.freeze(reason, by)
         self._note_freeze()
         return freeze
 
     async def unfreeze(self, by: str) -> Applied:
-        """See bascule.change.live.Live."""
+        """See Live."""
         if self.gates.unfreeze():
             self.master.log.info("unfrozen", by=by)
         self._note_freeze()
@@ -438,18 +448,23 @@ class Pipeline:
         return await self.until_applied(self.revision, APPLIED_S)
 
     async def adopt(self, by: str) -> Applied:
-        """See bascule.change.live.Live."""
+        """See Live."""
         self.master.log.warning("adopted: what the gates held back comes into force", by=by)
         async with self._lock:
+            reading = await self.store.read()
             verdict = self.gates.adopt()
             self._note_freeze()
-            reading = await self.store.read()
             self._gather.drop()
             if verdict.events:
                 await self._apply(verdict.events, self.table.revision, 0.0)
             await self._difference(reading, judged=False)
+            self.guard.note_gates()
         self.following.read_again()
         return await self.until_applied(self.revision, APPLIED_S)
+
+    async def read_again(self) -> None:
+        """Read the store now and bring the differences into force, through all gates."""
+        await self._on_reading(await self.store.read())
 
     async def reload(self, because: str) -> Outcome:
         """Read the store now: what `POST /v1/reload` and SIGHUP mean to a live store."""
@@ -462,27 +477,17 @@ class Pipeline:
         applied = await self.until_applied(self.revision, APPLIED_S)
         changed = self.master.publisher.revision != before
         self.master.log.info("read the store again", because=because, revision=self.revision, changed=changed)
-        held = tuple(Problem(message=reason, warning=True) for reason in applied.held)
         return Outcome(
             ok=applied.applied,
             changed=changed,
             revision=self.revision,
             applied=applied.applied,
             lagging=applied.lagging,
-            problems=held,
+            problems=tuple(Problem(message=reason, warning=True) for reason in applied.held),
         )
 
-    async def read_again(self) -> None:
-        """Read the store now and bring the differences into force, through all gates."""
-        await self._on_reading(await self.store.read())
 
-
-def coalesce_ms(store: Any) -> tuple[int, int]:
-    """Return quiet time and longest time of the store's settings."""
-    return duration_ms(store.coalesce), duration_ms(store.coalesce_max)
-
-
-def _route_problem(route: Any) -> Problem:
+def _route_problem(route: RejectedRoute) -> Problem:
     return Problem(
         path=("frontends", route.frontend, "route"),
         message=f"{route.message}, at character {route.position + 1} of the route",

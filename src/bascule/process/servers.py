@@ -54,6 +54,11 @@ class InForceNow:
                 found[name] = control.servers.ready(backend, name)
         return found
 
+    def passing(self, backend: str, server: str) -> bool:
+        """Tell whether nothing speaks against a server: what the gates ask before they hold it."""
+        control = self._control()
+        return control is None or control.servers.passing(backend, server)
+
 
 class Servers:
     """Owner: the control loop. Health checks begin with the first backend that wants any, so that others pay nothing."""

@@ -86,6 +86,8 @@ def _store_document(pipeline: Pipeline) -> dict[str, Any]:
         "store_revision": pipeline.revision,
         "objects": _objects(pipeline),
         "freeze": pipeline.gates.freeze_state(),
+        "last_good": pipeline.guard.last_good.status(),
+        "reconciliation": None if pipeline.guard.reconciler is None else pipeline.guard.reconciler.status,
     }
 
 
