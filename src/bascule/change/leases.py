@@ -139,7 +139,11 @@ class Lifecycles:
 
     def _put_backend(self, name: str, backend: Backend, servers: Iterable[tuple[str, Server]]) -> None:
         if not backend.needs_verdicts():
+            pool = self._pools.get(name)
+            slots = [member.slot for member in pool.members.values()] if pool is not None else []
             self._drop_pool(name)
+            for slot in slots:  # the servers stay: from now on the configuration alone decides
+                self._verdicts.clear(slot)
             return
         pool = self._pools.get(name)
         present = dict(servers)
