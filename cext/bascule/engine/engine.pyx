@@ -17,6 +17,7 @@ from bascule.engine.listeners cimport (
 )
 from bascule.engine.loop cimport engine_arm, engine_clock, engine_turn
 from bascule.engine.memory cimport BUF_BYTES, BUF_RESERVE, Buf, slab_destroy, slab_init
+from bascule.engine.shed cimport shed_budget, shed_used
 from bascule.engine.system cimport (
     CLOCK_MONOTONIC,
     EPOLL_CLOEXEC,
@@ -109,7 +110,8 @@ cdef class Engine:
         self.c.epoll_fd = -1
         self.c.timer_fd = -1
 
-    def __init__(self, *, int worker, int statistics_fd, int limits_fd=-1, int verdicts_fd=-1, uint64_t buffer_bytes_max=268435456,
+    def __init__(self, *, int worker, int statistics_fd, int limits_fd=-1, int verdicts_fd=-1,
+                 uint64_t memory_bytes=536870912,
                  int access_log_fd=-1):
         cdef CEngine* c = self.c
         cdef int result
@@ -132,16 +134,17 @@ cdef class Engine:
             map_region(verdicts_fd, "verdicts", &self.verdicts_base, &self.verdicts_size)
             if not verdicts_open(&c.verdicts, self.verdicts_base, self.verdicts_size):
                 raise EngineError("the verdicts region is not one this version knows")
-        self.start(buffer_bytes_max)
+        self.start(memory_bytes)
         if access_log_fd >= 0:
             self.log_to(access_log_fd)
 
-    cdef start(self, uint64_t buffer_bytes_max):
+    cdef start(self, uint64_t memory_bytes):
         cdef CEngine* c = self.c
         cdef epoll_event event
         slab_init(&c.conns, sizeof(Conn), 256, 0)
         slab_init(&c.exchanges, sizeof(Exchange), 32, 0)
-        slab_init(&c.bufs, sizeof(Buf), 16, buffer_bytes_max // sizeof(Buf))
+        slab_init(&c.bufs, sizeof(Buf), 16, 0)
+        shed_budget(c, memory_bytes)
         wheel_init(&c.wheel)
         timer_init(&c.resume, TIMER_RESUME)
         c.runtimes = <ServerRuntime**>calloc(RUNTIME_PAGES, sizeof(ServerRuntime*))
@@ -235,6 +238,9 @@ cdef class Engine:
         cdef bytes name = listener_id.encode()
         cdef ListenerRuntime* listener = listener_find(self.c, name, <uint32_t>len(name))
         return listener != NULL and listener_take_back(self.c, listener, <uint32_t>slot) == 0
+
+    def limit_memory(self, uint64_t memory_bytes):
+        shed_budget(self.c, memory_bytes)
 
     def log_to(self, int fd):
         cdef AccessLog* log
@@ -347,6 +353,7 @@ cdef class Engine:
             "exchanges": c.exchange_count,
             "draining": bool(c.draining),
             "accept_failures": c.accept_failures,
+            "memory_bytes": shed_used(c),
             "log_lines_lost": c.access_log.lost if c.access_log != NULL else 0,
         }
 

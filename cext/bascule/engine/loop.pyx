@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from bascule.engine.connection cimport conn_close, graveyard_bury, output_flush, buf_free, IO_CLOSED
+from bascule.engine.shed cimport shed_idle, shed_refuses, shed_used
 from bascule.engine.system cimport (
     CLOCK_MONOTONIC,
     EPOLLERR,
@@ -56,13 +57,14 @@ from bascule.engine.types cimport (
     SOURCE_TIMER,
     TURNS_MAX,
     TURN_US,
+    X_KEEP_CLIENT,
     Conn,
     Exchange,
     Slot,
     Source,
     output_empty,
 )
-from bascule.request.exchange cimport exchange_end, exchange_fail, exchange_gone
+from bascule.request.exchange cimport exchange_end, exchange_fail, exchange_gone, exchange_reply
 from bascule.request.rewrite cimport request_compose
 from bascule.request.s1_accept cimport accept_ready, accept_resume
 from bascule.request.s2_parse cimport RequestView, client_linger, client_read
@@ -104,6 +106,10 @@ cdef void engine_clock(Engine* engine) noexcept nogil:
 cdef void request_ready(Engine* engine, Exchange* x, RequestView* view) noexcept nogil:
     """s3 route -> s4 limit -> compose -> s5 balance and s6 forward."""
     cdef Conn* client = x.client
+    if unlikely(shed_refuses(engine)):
+        x.flags &= ~X_KEEP_CLIENT
+        exchange_reply(engine, x, 503, ERROR_OVERLOAD, b"out of memory for further requests", b"Retry-After: 1\r\n", 16)
+        return
     if not route(engine, x, view):
         return
     if not limit(engine, x, view):
@@ -319,6 +325,8 @@ cdef void engine_turn(Engine* engine, uint32_t patience_ms) noexcept nogil:
         run_queue(engine)
         # Order: deadlines after events, so that what has arrived in time counts although the worker slept or was stopped.
         wheel_advance(&engine.wheel, engine.wheel.clock, expired, engine)
+        if unlikely(shed_used(engine) >= engine.shed.begin):
+            shed_idle(engine)
         graveyard_bury(engine)
         if count <= 0 and engine.run_first == NULL:
             break

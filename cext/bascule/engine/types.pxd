@@ -293,6 +293,12 @@ cdef struct AccessLog:
     char stamp[32]                # "2026-11-22T04:30:20"
     char data[65536]
 
+cdef struct Shed:                 # what shed.pyx remembers; 0 is no bound for neither
+    uint64_t begin                # bytes from which on idle connections are closed
+    uint64_t refuse               # and from which on requests are
+    uint64_t rest_tick            # a walk over all timers was in vain: none before this tick
+    uint32_t walked               # steps of the walk under way
+
 cdef struct Engine:
     int epoll_fd
     int timer_fd
@@ -320,6 +326,7 @@ cdef struct Engine:
     LimitTable limits
     bint limits_on
     VerdictTable verdicts         # of servers; count 0 without a region
+    Shed shed
     bint draining
     uint64_t drain_deadline_us
     uint64_t random_state[2]

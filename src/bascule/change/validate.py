@@ -325,6 +325,9 @@ def _settings(tree: Tree) -> Iterator[Problem]:
     yield from _size(
         settings, "limits_memory", ("settings",), limits.LIMITS_MEMORY_MIN_BYTES, limits.LIMITS_MEMORY_MAX_BYTES
     )
+    yield from _size(
+        settings, "worker_memory", ("settings",), limits.WORKER_MEMORY_MIN_BYTES, limits.WORKER_MEMORY_MAX_BYTES
+    )
     yield from store_problems(tree.store)
     log = settings.access_log
     if log not in ("off", "stderr") and (not log.startswith("/") or log.endswith("/") or "\0" in log):

@@ -16,14 +16,14 @@ class Engine:
         statistics_fd: int,
         limits_fd: int = -1,
         verdicts_fd: int = -1,
-        buffer_bytes_max: int = 268435456,
+        memory_bytes: int = 536870912,
         access_log_fd: int = -1,
     ) -> None:
         """Starts the engine as worker number `worker` (0..63).
 
         statistics_fd, limits_fd, verdicts_fd: descriptors of the shared regions; they may be closed afterwards.
         limits_fd -1: no limits; verdicts_fd -1: no verdicts.
-        buffer_bytes_max: memory for bytes in flight; beyond it exchanges are shed with 503.
+        memory_bytes: see limit_memory.
         access_log_fd: one logfmt line an exchange is written there; -1: off.
         Errors: EngineError, ParserMismatch (bascule.codec.llhttp).
         """
@@ -56,6 +56,9 @@ class Engine:
     def take_back(self, listener_id: str, slot: int) -> bool:
         """Stops accepting from a slot and closes this process's descriptor of it; False if it was not held."""
 
+    def limit_memory(self, memory_bytes: int) -> None:
+        """Sets the budget: from 3/4 of it on idle connections are closed, from 7/8 on requests are answered 503."""
+
     def log_to(self, fd: int) -> None:
         """Continues the access log in another file (kept as a duplicate); -1 turns it off."""
 
@@ -67,7 +70,8 @@ class Engine:
         """True when draining and no client is left."""
 
     def state(self) -> dict[str, int | bool | None]:
-        """revision, snapshots mapped, slots, clients, servers, exchanges, draining, accept_failures, log_lines_lost."""
+        """revision, snapshots mapped, slots, clients, servers, exchanges, draining, accept_failures, memory_bytes,
+        log_lines_lost."""
 
     def live_objects(self) -> dict[str, int]:
         """Objects handed out now (connections, exchanges, buffers, timers) and chunks ever allocated."""

@@ -336,6 +336,12 @@ class Settings(Record, frozen=True):
     limits_memory: Annotated[
         Size, Meta(description="Size of the table that all rate and concurrency limits share.")
     ] = "64MiB"
+    worker_memory: Annotated[
+        Size,
+        Meta(
+            description="What connections, buffers and requests of one worker may take in all; beyond it, idle ones are shed."
+        ),
+    ] = "512MiB"
 
 
 class Tree(Record, frozen=True):

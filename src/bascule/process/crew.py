@@ -69,6 +69,7 @@ class Crew:
         self.stopping = False
         self.drain_timeout_ms = 30_000
         self.access_log = "off"
+        self.worker_memory_bytes = 0
         self.on_change: Callable[[], None] = lambda: None
         self._poller = poller
         self._log = log
@@ -127,10 +128,11 @@ class Crew:
             self._send(worker, {"type": "snapshot", "revision": self.snapshot[0]}, [self.snapshot[1]])
         self.on_change()
 
-    def apply_settings(self, drain_timeout_ms: int, access_log: str) -> None:
-        """Tell the workers there are, and those to come, how to be."""
+    def apply_settings(self, drain_timeout_ms: int, access_log: str, worker_memory_bytes: int = 0) -> None:
+        """Tell the workers there are, and those to come, how to be. 0 bytes: the engine's own budget."""
         before = self._settings()
         self.drain_timeout_ms, self.access_log = drain_timeout_ms, access_log
+        self.worker_memory_bytes = worker_memory_bytes
         if self._settings() != before:
             self._broadcast(self._settings(), [])
 
@@ -140,6 +142,7 @@ class Crew:
             "log_json": self._log.json,
             "drain_timeout_ms": self.drain_timeout_ms,
             "access_log": self.access_log,
+            "worker_memory_bytes": self.worker_memory_bytes,
         }
 
     def retire(self, worker: Worker) -> None:

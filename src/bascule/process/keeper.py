@@ -279,7 +279,9 @@ class Keeper:
         """Take over what the configuration says of the processes, where the command line says nothing."""
         options = self._options
         drain_timeout_ms = options["drain_timeout_ms"] or message["drain_timeout_ms"] or self._crew.drain_timeout_ms
-        self._crew.apply_settings(drain_timeout_ms, options["access_log"] or message["access_log"])
+        self._crew.apply_settings(
+            drain_timeout_ms, options["access_log"] or message["access_log"], message["worker_memory_bytes"]
+        )
         workers = self._options["workers"] or message["workers"] or len(os.sched_getaffinity(0))
         if workers != self._crew.target and not self._stopping:
             self._crew.resize(workers)

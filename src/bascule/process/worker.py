@@ -52,6 +52,7 @@ class Worker:
         self.revision = 0
         self.drain_timeout_ms = DRAIN_TIMEOUT_MS
         self.access_log = "off"
+        self.memory_bytes = 0
         self.slots: dict[tuple[str, int], int] = {}
         """The worker's own copy of every lent descriptor: the engine's are the engine's to close."""
         self.draining_until_s = 0.0
@@ -121,6 +122,8 @@ class Worker:
     def _settings(self, message: dict[str, Any], _: list[int]) -> None:
         self.log.json = message["log_json"]
         self.drain_timeout_ms = message["drain_timeout_ms"]
+        self.memory_bytes = message["worker_memory_bytes"]
+        self._limit_memory()
         if message["access_log"] != self.access_log:
             self.access_log = message["access_log"]
             self._open_access_log()
@@ -152,7 +155,12 @@ class Worker:
         statistics, limits, verdicts = descriptors
         self.engine = Engine(worker=self.number, statistics_fd=statistics, limits_fd=limits, verdicts_fd=verdicts)
         self._regions = descriptors
+        self._limit_memory()
         self._open_access_log()
+
+    def _limit_memory(self) -> None:
+        if self.engine is not None and self.memory_bytes:
+            self.engine.limit_memory(self.memory_bytes)
 
     def _adopt(self, message: dict[str, Any], descriptors: list[int]) -> None:
         """Adopt a newer snapshot; refuse a bad one and keep what there is. Repeating one is harmless."""

@@ -111,6 +111,7 @@ class PlainSettings:
     drain_timeout = "30s"
     access_log = "off"
     limits_memory = "64MiB"
+    worker_memory = "512MiB"
 
 
 class PlainTree:

@@ -1,0 +1,127 @@
+"""What a worker gives up when its memory budget is used up, in which order, and what it never gives up."""
+
+import time
+
+import pytest
+
+from bascule.shared.statistics import Reader
+from engine.harness import OK, Harness
+
+MIB = 1 << 20
+GET = b"GET /app HTTP/1.1\r\nHost: a\r\n\r\n"
+CONNECTION = 4096
+
+
+@pytest.fixture
+def harness() -> Harness:
+    return Harness(listener='keepalive_timeout = "60s"', backend='keepalive_timeout = "60s"')
+
+
+def shed(h: Harness) -> dict[str, int]:
+    (segment,) = Reader(h.statistics).segments()
+    return {name: count for name, count in segment.events.items() if count}
+
+
+def used(h: Harness) -> int:
+    return int(h.engine.state()["memory_bytes"] or 0)
+
+
+def ask(h: Harness, client: object, server: object | None = None) -> object:
+    """One exchange on a client's connection; returns the server's, which is then pooled."""
+    client.sendall(GET)  # type: ignore[attr-defined]
+    server = server or h.accept()
+    h.head(server)
+    server.sendall(OK)  # type: ignore[attr-defined]
+    assert h.head(client).endswith(b"ok")
+    return server
+
+
+def test_idle_clients_go_first_and_the_longest_idle_of_them(harness: Harness) -> None:
+    with harness as h:
+        clients = [h.connect() for _ in range(12)]
+        server = ask(h, clients[0])
+        for client in clients[1:]:
+            ask(h, client, server)
+        time.sleep(0.1)  # more than a tick of the timers, which is how exactly "longest" is known
+        ask(h, clients[0], server)  # no longer the one that is idle longest
+        assert h.engine.state()["clients"] == 12
+        h.engine.limit_memory(10 * CONNECTION * 4 // 3)  # room for ten connections before anything is given up
+        probe = h.connect()
+        h.until(lambda: used(h) < 10 * CONNECTION, "room")
+        assert shed(h) == {"shed_client": 5}
+        assert h.engine.state()["servers"] == 1, (
+            "the pooled connection of the server stays while there are idle clients"
+        )
+        open_ = [not _ended(h, client) for client in clients]
+        assert open_[0], "the client that was served last"
+        assert probe is not None
+
+
+def _ended(h: Harness, client: object) -> bool:
+    try:
+        return client.recv(1) == b""  # type: ignore[attr-defined]
+    except BlockingIOError:
+        return False
+
+
+def test_idle_server_connections_are_next(harness: Harness) -> None:
+    with harness as h:
+        busy = [h.connect() for _ in range(4)]
+        for client in busy:
+            client.sendall(GET)
+        servers = [h.accept() for _ in busy]
+        for server in servers:
+            h.head(server)
+        for server, client in zip(servers[:2], busy[:2], strict=True):
+            server.sendall(OK)
+            assert h.head(client).endswith(b"ok")
+            client.close()
+        h.until(lambda: h.engine.state()["clients"] == 2, "two clients gone")
+        in_flight = used(h) - 4 * CONNECTION - 2 * CONNECTION
+        assert in_flight >= 0
+        h.engine.limit_memory((used(h) - CONNECTION) * 4 // 3)
+        h.connect()
+        h.until(lambda: h.engine.state()["servers"] == 2, "both idle server connections closed")
+        assert shed(h)["shed_server"] == 2
+        for server, client in zip(servers[2:], busy[2:], strict=True):
+            server.sendall(OK)
+            assert h.head(client).endswith(b"ok"), "what was in flight"
+
+
+def test_requests_are_refused_last_and_what_is_in_flight_never(harness: Harness) -> None:
+    with harness as h:
+        under_way = []
+        for _ in range(30):
+            client = h.connect()
+            client.sendall(GET)
+            server = h.accept()
+            h.head(server)
+            under_way.append((client, server))
+        h.engine.limit_memory(used(h) * 8 // 7)
+        late = h.connect()
+        late.sendall(GET)
+        answer = h.head(late)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nConnection: close\r\n" in answer
+        assert b"\r\nRetry-After: 1\r\n" in answer
+        h.until(lambda: _ended(h, late), "the refused connection closed")
+        assert shed(h) == {"shed_request": 1}
+        (web,) = (row for row in Reader(h.statistics).totals() if row.kind == "listener")
+        assert web.errors == {"overload": 1}
+        for client, server in under_way:
+            server.sendall(OK)
+            assert h.head(client).endswith(b"ok")
+        h.engine.limit_memory(64 * MIB)
+        assert ask(h, h.connect(), server) is server
+        assert shed(h)["shed_request"] == 1
+
+
+def test_a_budget_that_is_not_used_up_costs_nobody_anything(harness: Harness) -> None:
+    with harness as h:
+        h.engine.limit_memory(4 * MIB)
+        clients = [h.connect() for _ in range(20)]
+        server = ask(h, clients[0])
+        for client in clients[1:]:
+            ask(h, client, server)
+        assert h.engine.state()["clients"] == 20
+        assert shed(h) == {}
