@@ -198,7 +198,7 @@ cdef bint server_valid(const Snapshot* snapshot, uint32_t i, uint64_t strings_si
         and server.backend < snapshot.backend_count
         and snapshot.backends[server.backend].id.length > 0
         and server.weight <= WEIGHT_MAX
-        and server.state <= SERVER_DOWN
+        and server.state <= SERVER_STARTING
     )
 
 
