@@ -19,7 +19,8 @@ from tests.engine.harness import OK, Harness, tree_of
 from tests.shared.images import with_checksum
 
 ROUTES = "".join(
-    f'[frontends.f{i}]\nroute = "PathPrefix(`/{i}`) && !HeaderRegexp(`X`, `a{i}`)"\nbackend = "app"\n' for i in range(20)
+    f'[frontends.f{i}]\nroute = "PathPrefix(`/{i}`) && !HeaderRegexp(`X`, `a{i}`)"\nbackend = "app"\n'
+    for i in range(20)
 )
 
 
@@ -88,14 +89,16 @@ def test_edits_are_in_force_without_a_new_base() -> None:
 def test_an_unknown_base_is_asked_for() -> None:
     with Node() as h:
         edited = h.edit(Edit("frontend", "new", route("/new")))
-        assert edited.records is not None and edited.base is None
+        assert edited.records is not None
+        assert edited.base is None
         with pytest.raises(UnknownBaseError, match="send both"):
             h.engine.adopt(edited.records.fd)
         assert h.answers("/app") == b"200 OK"
         assert h.first.base is not None
         assert h.engine.adopt(edited.records.fd, h.first.base.fd) == edited.revision
         folded = h.fold()
-        assert folded.records is not None and folded.base is not None
+        assert folded.records is not None
+        assert folded.base is not None
         with pytest.raises(UnknownBaseError):
             h.engine.adopt(folded.records.fd)
         with pytest.raises(EngineError, match="is not the one at hand"):
@@ -157,17 +160,17 @@ def test_every_damaged_image_is_refused() -> None:
         h.take(h.first)
         h.take(h.edit(Edit("frontend", "f3", route("/three")), Edit("frontend", "f4", None)))
         edited = h.edit(Edit("frontend", "f5", route("/five")))
-        assert edited.records is not None and h.first.base is not None
+        assert edited.records is not None
+        assert h.first.base is not None
         records = edited.records.read()
         fold = h.fold()
-        assert fold.records is not None and fold.base is not None
+        assert fold.records is not None
+        assert fold.base is not None
         for image, is_base in [(records, False)] * 400 + [(fold.base.read(), True)] * 400:
             with memfd(damaged(image, random_, mend=False)) as descriptor:
+                pair = (fold.records.fd, descriptor) if is_base else (descriptor, h.first.base.fd)
                 with pytest.raises(EngineError, match="refused"):
-                    if is_base:
-                        h.engine.adopt(fold.records.fd, descriptor)
-                    else:
-                        h.engine.adopt(descriptor, h.first.base.fd)
+                    h.engine.adopt(*pair)
         assert h.answers("/three") == b"200 OK"
         assert h.answers("/4").startswith(b"404")
 
@@ -178,9 +181,12 @@ def test_damage_with_a_right_checksum_never_leaves_the_image() -> None:
     with Node() as h:
         h.take(h.first)
         edited = h.edit(
-            Edit("frontend", "f3", route("/three/<x>")), Edit("frontend", "f4", None), Edit("frontend", "g", route("/g"))
+            Edit("frontend", "f3", route("/three/<x>")),
+            Edit("frontend", "f4", None),
+            Edit("frontend", "g", route("/g")),
         )
-        assert edited.records is not None and h.first.base is not None
+        assert edited.records is not None
+        assert h.first.base is not None
         image = edited.records.read()
         refused = 0
         for _ in range(600):
@@ -195,7 +201,8 @@ def test_damage_with_a_right_checksum_never_leaves_the_image() -> None:
 @pytest.mark.parametrize("cut", [0, 1, 511, 512, 4096])
 def test_cut_images_are_refused(cut: int) -> None:
     with Node() as h:
-        assert h.first.records is not None and h.first.base is not None
+        assert h.first.records is not None
+        assert h.first.base is not None
         records, base = h.first.records.read(), h.first.base.read()
         with memfd(records[: min(cut, len(records) - 1)]) as descriptor, pytest.raises(EngineError, match="refused"):
             h.engine.adopt(descriptor, h.first.base.fd)

@@ -5,6 +5,7 @@ keep routes aside; publishing them is a copy of the State's sections. When too m
 State is folded into one without garbage, which says the same in the very bytes that a whole tree would give.
 """
 
+cimport cython
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -17,12 +18,13 @@ from bascule.change.tables cimport table_at
 from bascule.routing.clauses cimport Clauses
 from bascule.routing.delta cimport BaseFrontends
 from bascule.routing.layout cimport ROUTES_RETIRED
-from bascule.routing.trie cimport Ranking, RouteTableSections, build_routes
+from bascule.routing.ranking cimport Ranking
+from bascule.routing.trie cimport RouteTableSections, build_routes
 from bascule.routing.verify cimport routes_locate
 from bascule.routing.view cimport RouteView
+from bascule.shared.seal cimport Part, SealedImage, pack_image, seal_image
 from bascule.shared.snapshot cimport (
-    FRONTEND_WAITING, IMAGE_RECORDS, IMAGE_ROUTES, IMAGE_WHOLE, NO_INDEX, SERVER_NAMED, FrontendRecord,
-    ImageHeader, Part, SealedImage, ServerRecord, pack_image, seal_image,
+    FRONTEND_WAITING, IMAGE_RECORDS, IMAGE_ROUTES, IMAGE_WHOLE, NO_INDEX, SERVER_NAMED, FrontendRecord, ImageHeader, ServerRecord,
 )
 
 import os
@@ -96,6 +98,7 @@ def compile_snapshot(tree, *, uint64_t revision, slot, addresses, uint64_t store
     )
 
 
+@cython.internal
 cdef class BaseView:
     """The newest routes base, mapped: conflicts of edited routes are looked up in it."""
 
@@ -283,7 +286,6 @@ cdef class SnapshotCompiler:
             self.editing.routes_due() or self.state.garbage_due())
 
     def set_addresses(self, addresses):
-        cdef int count
         self.begin()
         changed = {name: address for name, address in addresses.items() if self.addresses.get(name) != address}
         changed.update((name, None) for name in self.addresses if name not in addresses)

@@ -15,7 +15,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from bascule.change.encode cimport Encoder
 from bascule.change.state cimport FrontendSource, State
 from bascule.routing.delta cimport BaseFrontends, Delta
-from bascule.shared.snapshot cimport BackendRecord, FrontendRecord, MiddlewareRecord, ServerRecord
+from bascule.shared.snapshot cimport BackendRecord, FrontendRecord, MiddlewareRecord
 
 
 cdef class Editing:
@@ -46,13 +46,9 @@ cdef class Editing:
     cdef int refuse(self, str kind, str owner, str id, error, str remedy) except -1
     cdef uint32_t find(self, str kind, str id) except? 0xFFFFFFFE
     cdef int put_listener(self, str id, listener) except -1
-    cdef int drop_listener(self, str id) except -1
-    cdef int lay_networks(self, uint32_t changed, tuple texts) except -1
     cdef int put_backend(self, str id, backend) except -1
     cdef int drop_backend(self, str id) except -1
     cdef int put_server(self, uint32_t backend, str owner, str id, server) except -1
-    cdef int drop_server(self, uint32_t backend, str id) except -1
-    cdef ServerRecord* server_place(self, uint32_t backend, str id, bint* known) except NULL
     cdef int put_frontend(self, str id, frontend) except -1
     cdef int change_frontend(self, uint32_t index, str id, frontend, uint32_t backend, uint64_t body_bytes_max) except -1
     cdef int new_frontend(self, str id, frontend, uint32_t backend, uint64_t body_bytes_max) except -1

@@ -1,40 +1,33 @@
 """See editing.pxd."""
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memmove, memset
+from libc.string cimport memmove, memset
 
-from bascule.change.encode cimport Authority, Encoder
+from bascule.change.encode cimport Encoder
+from bascule.change.pools cimport (
+    close_gap, compare_text, listener_drop, listener_put, server_drop, server_put, servers_readdress,
+)
 from bascule.change.state cimport (
     SOURCE_IN_BASE, SOURCE_IN_DELTA, SOURCE_REJECTED, FrontendSource, State, run_extend, tombstone,
 )
-from bascule.change.tables cimport Table, index_add, index_drop, index_find, table_add, table_at, table_free, table_init
+from bascule.change.tables cimport index_add, index_drop, index_find, table_add, table_at
 from bascule.routing.delta cimport BaseFrontends, Delta
 from bascule.shared.snapshot cimport (
     FRONTEND_MIDDLEWARES_MAX, FRONTEND_REMOVED, FRONTEND_WAITING, HOLDINGS_MAX, MIDDLEWARE_CONCURRENCY_LIMIT, NO_INDEX,
-    SERVER_NAMED, BackendRecord, FrontendRecord, ListenerRecord, MiddlewareRecord, Network, ServerRecord, Str,
+    BackendRecord, FrontendRecord, MiddlewareRecord,
 )
 
 from bascule.change.compiled import RejectedEdit, RejectedRoute
 from bascule.routing.errors import RouteError
 
+
 cdef enum:
     DELTA_MIN = 256               # frontends with routes aside, before they are folded in
     DELTA_SHARE = 16              # ... or a sixteenth of all
     DEAD_FACTOR = 4               # clauses that died in the delta, as a multiple of that bound
-
-
-cdef int compare_text(const char* a, uint32_t a_length, const char* b, uint32_t b_length) noexcept nogil:
-    cdef int result = memcmp(a, b, min(a_length, b_length))
-    return result if result else (a_length > b_length) - (a_length < b_length)
-
-
-cdef void close_gap(Table* table, uint32_t record, uint32_t end) noexcept nogil:
-    """Takes a record out of a run that ends at `end`; the last place becomes a tombstone."""
-    memmove(table_at(table, record), table_at(table, record + 1), (end - record - 1) * table.record_size)
-    tombstone(table, end - 1)
+    HTTP_SCHEME_LENGTH = 7
 
 
 cdef class Editing:
@@ -105,14 +98,14 @@ cdef class Editing:
                     self.orphans[kind, owner].pop(id, None)
                 return 0
             if kind == "server":
-                return self.put_server(index, owner, id, record) if record is not None else self.drop_server(index, id)
+                return self.put_server(index, owner, id, record) if record is not None else server_drop(self.state, index, id)
             return self.put_middleware(index, owner, id, record) if record is not None else self.drop_middleware(index, id)
         if kind == "frontend":
             return self.put_frontend(id, record) if record is not None else self.drop_frontend(id)
         if kind == "backend":
             return self.put_backend(id, record) if record is not None else self.drop_backend(id)
         if kind == "listener":
-            return self.put_listener(id, record) if record is not None else self.drop_listener(id)
+            return self.put_listener(id, record) if record is not None else listener_drop(self.state, id)
         if kind != "host":
             raise ValueError(f"{kind!r} is no kind of object")
         return 0
@@ -129,79 +122,24 @@ cdef class Editing:
             return index_find(&state.backend_index, &state.backends, state.strings.texts.data, text, <uint32_t>length)
         return index_find(&state.frontend_index, &state.frontends, state.strings.texts.data, text, <uint32_t>length)
 
-    # ---- listeners: few, and nobody refers to them by number, so they are kept in order without tombstones
+    # ---- listeners, backends and servers
 
     cdef int put_listener(self, str id, listener) except -1:
-        cdef State state = self.state
-        cdef Table* table = &state.listeners
-        cdef ListenerRecord record
-        cdef Network checked
-        cdef Py_ssize_t length = 0
-        cdef const char* text = PyUnicode_AsUTF8AndSize(id, &length)
-        cdef ListenerRecord* place
-        cdef uint32_t i = 0
-        cdef int order = 1
-        memset(&record, 0, sizeof(record))
         try:
-            self.encoder.listener(&record, listener)
-            for network in listener.trusted_proxies:
-                self.encoder.network(&checked, network)
+            return listener_put(self.state, self.encoder, id, listener)
         except ValueError as error:
             return self.refuse("listener", "", id, error, "correct the listener")
-        while i < table.count:
-            place = <ListenerRecord*>table_at(table, i)
-            order = compare_text(text, <uint32_t>length, state.strings.texts.data + place.id.offset, place.id.length)
-            if order <= 0:
-                break
-            i += 1
-        if order != 0 or i == table.count:
-            table_add(table, 1)
-            memmove(table_at(table, i + 1), table_at(table, i), (table.count - 1 - i) * table.record_size)
-            record.id = state.strings.place(text, <uint32_t>length, 1)
-            record.stat_slot = self.encoder.number("listener", id)
-        else:
-            record.id = (<ListenerRecord*>table_at(table, i)).id
-            record.stat_slot = (<ListenerRecord*>table_at(table, i)).stat_slot
-        (<ListenerRecord*>table_at(table, i))[0] = record
-        return self.lay_networks(i, listener.trusted_proxies)
 
-    cdef int drop_listener(self, str id) except -1:
-        cdef Table* table = &self.state.listeners
-        cdef Py_ssize_t length = 0
-        cdef const char* text = PyUnicode_AsUTF8AndSize(id, &length)
-        cdef ListenerRecord* place
-        cdef uint32_t i
-        for i in range(table.count):
-            place = <ListenerRecord*>table_at(table, i)
-            if compare_text(text, <uint32_t>length, self.state.strings.texts.data + place.id.offset, place.id.length) == 0:
-                memmove(place, place + 1, (table.count - 1 - i) * table.record_size)
-                table.count -= 1
-                return self.lay_networks(NO_INDEX, ())
-        return 0
-
-    cdef int lay_networks(self, uint32_t changed, tuple texts) except -1:
-        """Writes the networks of all listeners anew, in their order; those of `changed` come from `texts`."""
-        cdef State state = self.state
-        cdef Table old = state.networks
-        cdef ListenerRecord* listener
-        cdef uint32_t first, i
-        table_init(&state.networks, sizeof(Network))
+    cdef int put_server(self, uint32_t backend, str owner, str id, server) except -1:
         try:
-            for i in range(state.listeners.count):
-                listener = <ListenerRecord*>table_at(&state.listeners, i)
-                if i == changed:
-                    state.add_networks(self.encoder, listener, texts)
-                    continue
-                first = listener.first_network
-                listener.first_network = <uint32_t>state.networks.count
-                if listener.network_count:
-                    memcpy(table_add(&state.networks, listener.network_count), table_at(&old, first),
-                           listener.network_count * sizeof(Network))
-        finally:
-            table_free(&old)
+            if not server_put(self.state, self.encoder, self.addresses, backend, owner, id, server):
+                self.unresolved.append(server.url[HTTP_SCHEME_LENGTH:])
+        except ValueError as error:
+            return self.refuse("server", owner, id, error, "write http://HOST:PORT or unix:///PATH")
         return 0
 
-    # ---- backends
+    cdef int readdress(self, dict changed) except -1:
+        return servers_readdress(self.state, changed)
 
     cdef int put_backend(self, str id, backend) except -1:
         cdef State state = self.state
@@ -256,103 +194,6 @@ cdef class Editing:
         index_drop(&state.backend_index, &state.backends, state.strings.texts.data, index)
         tombstone(&state.backends, index)
         return 0
-
-    # ---- servers
-
-    cdef ServerRecord* server_place(self, uint32_t backend, str id, bint* known) except NULL:
-        """The server's record, or (not `known`) a zeroed one put where its id belongs."""
-        cdef State state = self.state
-        cdef BackendRecord* record = self.backend(backend)
-        cdef Py_ssize_t length = 0
-        cdef const char* text = PyUnicode_AsUTF8AndSize(id, &length)
-        cdef ServerRecord* server
-        cdef uint32_t i
-        cdef int order = 1
-        for i in range(record.first_server, record.first_server + record.server_count):
-            server = <ServerRecord*>table_at(&state.servers, i)
-            order = compare_text(text, <uint32_t>length, state.strings.texts.data + server.id.offset, server.id.length)
-            if order <= 0:
-                break
-        else:
-            i = record.first_server + record.server_count
-        known[0] = order == 0
-        if known[0]:
-            return <ServerRecord*>table_at(&state.servers, i)
-        i -= record.first_server
-        record.first_server = run_extend(&state.servers, record.first_server, record.server_count, &state.dead_records)
-        server = <ServerRecord*>table_at(&state.servers, record.first_server + i)
-        memmove(server + 1, server, (record.server_count - i) * sizeof(ServerRecord))
-        memset(server, 0, sizeof(ServerRecord))
-        record.server_count += 1
-        server.backend = backend
-        server.id = state.strings.place(text, <uint32_t>length, 1)
-        state.live_servers += 1
-        return server
-
-    cdef int put_server(self, uint32_t backend, str owner, str id, server) except -1:
-        cdef State state = self.state
-        cdef Authority authority
-        cdef ServerRecord* record
-        cdef bint known = False
-        try:
-            self.encoder.authority(&authority, server.url)
-        except ValueError as error:
-            return self.refuse("server", owner, id, error, "write http://HOST:PORT or unix:///PATH")
-        record = self.server_place(backend, id, &known)
-        if not known:
-            record.stat_slot = self.encoder.number("server", f"{owner}/{id}")
-        if compare_text(authority.text, authority.length, state.strings.texts.data + record.authority.offset,
-                        record.authority.length) != 0:
-            record.authority = state.strings.place(authority.text, authority.length, 1)
-            record.flags = SERVER_NAMED if authority.named else 0
-            if authority.named:
-                state.set_address(record, self.addresses.get(state.text(record.authority)))
-            else:
-                record.address = state.strings.place(<const char*>authority.sockaddr, authority.sockaddr_length, 8)
-        if record.address.length == 0:
-            self.unresolved.append(state.text(record.authority))
-        return self.encoder.server(record, server, state.strings)
-
-    cdef int drop_server(self, uint32_t backend, str id) except -1:
-        cdef State state = self.state
-        cdef BackendRecord* record = self.backend(backend)
-        cdef Py_ssize_t length = 0
-        cdef const char* text = PyUnicode_AsUTF8AndSize(id, &length)
-        cdef ServerRecord* server
-        cdef uint32_t i
-        for i in range(record.first_server, record.first_server + record.server_count):
-            server = <ServerRecord*>table_at(&state.servers, i)
-            if compare_text(text, <uint32_t>length, state.strings.texts.data + server.id.offset, server.id.length) == 0:
-                close_gap(&state.servers, i, record.first_server + record.server_count)
-                record.server_count -= 1
-                state.live_servers -= 1
-                state.dead_records += 1
-                return 0
-        return 0
-
-    cdef int readdress(self, dict changed) except -1:
-        """Gives every server with one of these names its new address (None: none any more); how many there were."""
-        cdef State state = self.state
-        cdef ServerRecord* record
-        cdef dict placed = {}
-        cdef Str none
-        cdef int count = 0
-        cdef uint32_t i
-        none.offset = none.length = 0
-        for i in range(state.servers.count):
-            record = <ServerRecord*>table_at(&state.servers, i)
-            if record.backend == NO_INDEX or not record.flags & SERVER_NAMED:
-                continue
-            authority = state.text(record.authority)
-            if authority not in changed:
-                continue
-            count += 1
-            if authority in placed:
-                record.address = (<ServerRecord*>table_at(&state.servers, placed[authority])).address
-            else:
-                state.set_address(record, changed[authority])
-                placed[authority] = i
-        return count
 
     # ---- frontends
 

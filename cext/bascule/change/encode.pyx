@@ -10,7 +10,7 @@ from bascule.change.address cimport (
 )
 from bascule.shared.snapshot cimport (
     FRONTEND_MIDDLEWARES_MAX, HEAD_BYTES_BOUND, HOLDINGS_MAX, KEY_CLIENT_IP, KEY_GLOBAL, KEY_REQUEST_HEADER, KEY_REQUEST_HOST,
-    LISTENER_UNIX, MIDDLEWARE_CONCURRENCY_LIMIT, MIDDLEWARE_RATE_LIMIT, SERVER_DOWN, SERVER_DRAINING, SERVER_NAMED, SERVER_UP,
+    LISTENER_UNIX, MIDDLEWARE_CONCURRENCY_LIMIT, MIDDLEWARE_RATE_LIMIT, SERVER_DOWN, SERVER_DRAINING, SERVER_STARTING, SERVER_UP,
 )
 
 from bascule.model import limits
@@ -102,7 +102,10 @@ cdef class Encoder:
     cdef int server(self, ServerRecord* record, server, Strings strings) except -1:
         state = server.state
         record.weight = server.weight
-        record.state = SERVER_UP if state == "up" else SERVER_DRAINING if state == "draining" else SERVER_DOWN
+        record.state = (
+            SERVER_UP if state == "up" else SERVER_DRAINING if state == "draining"
+            else SERVER_STARTING if state == "starting" else SERVER_DOWN
+        )
         record.version = strings.intern(server.version)
         return 0
 

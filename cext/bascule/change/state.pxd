@@ -12,8 +12,9 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from bascule.change.encode cimport Encoder
 from bascule.change.tables cimport Strings, Table, TextIndex
 from bascule.routing.clauses cimport Clauses
+from bascule.shared.seal cimport Part, SealedImage
 from bascule.shared.snapshot cimport (
-    BackendRecord, FrontendRecord, ListenerRecord, MiddlewareRecord, Part, SealedImage, ServerRecord, Str,
+    BackendRecord, FrontendRecord, ListenerRecord, MiddlewareRecord, ServerRecord, Str,
 )
 
 

@@ -3,7 +3,7 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
 from libc.errno cimport errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
@@ -14,10 +14,10 @@ from bascule.change.tables cimport (
     table_reserve,
 )
 from bascule.routing.clauses cimport Clauses
+from bascule.shared.seal cimport Part, SealedImage
 from bascule.shared.snapshot cimport (
-    FRONTEND_REMOVED, FRONTEND_WAITING, NO_INDEX, SECTION_BACKENDS, SECTION_FRONTENDS, SECTION_LISTENERS, SECTION_MIDDLEWARES,
-    SECTION_NETWORKS, SECTION_SERVERS, SECTION_STRINGS, SERVER_NAMED, BackendRecord, FrontendRecord, ImageHeader, ListenerRecord,
-    MiddlewareRecord, Network, Part, SealedImage, ServerRecord, Str,
+    FRONTEND_REMOVED, FRONTEND_WAITING, NO_INDEX, SECTION_LISTENERS, SECTION_STRINGS, SERVER_NAMED, BackendRecord, FrontendRecord,
+    ImageHeader, ListenerRecord, MiddlewareRecord, Network, ServerRecord, Str,
 )
 
 import os
@@ -96,15 +96,11 @@ cdef void tombstone(Table* table, uint32_t record) noexcept nogil:
         (<ServerRecord*>table_at(table, record)).backend = NO_INDEX
 
 
-cdef inline bint is_tombstone(const Table* table, uint32_t record) noexcept nogil:
-    return (<Str*>table_at(table, record)).length == 0
-
-
 cdef uint32_t run_extend(Table* table, uint32_t first, uint32_t count, uint64_t* dead) except? 0xFFFFFFFF:
     cdef uint32_t end = first + count
     cdef uint32_t room = 1 + count // 2 if count else 1
     cdef uint32_t i, moved
-    if count and end < table.count and is_tombstone(table, end):
+    if count and end < table.count and (<Str*>table_at(table, end)).length == 0:
         dead[0] -= 1
         return first
     if count and end == table.count:

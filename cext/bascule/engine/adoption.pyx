@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from bascule.engine.system cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
-from bascule.routing.match cimport (
+from bascule.routing.table cimport (
     RouteBase, RouteTable, route_base_open, route_base_release, route_table_base, route_table_join, route_table_open,
 )
 from bascule.shared.snapshot cimport (

@@ -11,7 +11,7 @@ what the binary search for a clause's place needs: the Ranking, and the ids of t
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from bascule.routing.clauses cimport Clauses
-from bascule.routing.trie cimport Ranking
+from bascule.routing.ranking cimport Ranking
 from bascule.routing.view cimport RouteView
 from bascule.shared.snapshot cimport FrontendRecord
 

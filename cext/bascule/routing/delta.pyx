@@ -9,7 +9,8 @@ from bascule.routing.layout cimport (
     EDGE_END, EDGE_MORE, ROUTES_POSITIONS, SEGMENT_LITERAL, TAIL_END, EdgeRecord, EntryRecord, NodeRecord, PredicateRecord,
     SegmentRecord,
 )
-from bascule.routing.trie cimport RankKey, Ranking, RouteTableSections, build_routes, compare_keys, key_of
+from bascule.routing.ranking cimport RankKey, Ranking, compare_keys, key_of
+from bascule.routing.trie cimport RouteTableSections, build_routes
 from bascule.routing.view cimport RouteView, literal_child, node_at, node_entries
 from bascule.shared.snapshot cimport NO_INDEX, FrontendRecord
 
@@ -80,7 +81,6 @@ cdef const NodeRecord* node_of(const RouteView* view, Clauses clauses, const Cla
     """The node of the base where a clause would have its entry; NULL when there is none."""
     cdef const Piece* piece = clauses.pieces + clause.pieces
     cdef const NodeRecord* node
-    cdef Piece end
     cdef uint32_t i
     if clause.host_form == HOST_ANY:
         node = node_at(view, view.header.any_host)
@@ -144,8 +144,8 @@ cdef bint same_predicates(const RouteView* view, const EntryRecord* entry, Claus
     for i in range(clause.predicate_count):
         for j in range(entry.predicate_count):
             ref = view.refs[entry.refs + j]
-            if (ref & 1) == (refs[i] & 1) and same_predicate(view, view.predicates + (ref >> 1), clauses,
-                                                            predicates + (refs[i] >> 1)):
+            if (ref & 1) == (refs[i] & 1) and same_predicate(
+                    view, view.predicates + (ref >> 1), clauses, predicates + (refs[i] >> 1)):
                 break
         else:
             return False
@@ -155,11 +155,11 @@ cdef bint same_predicates(const RouteView* view, const EntryRecord* entry, Claus
 cdef uint32_t equal_in_base(const RouteView* view, const BaseFrontends* base, Clauses clauses, const Clause* clause) noexcept:
     cdef const NodeRecord* node = node_of(view, clauses, clause)
     cdef const EntryRecord* entry
-    cdef uint32_t count, i
+    cdef uint32_t count
     if node == NULL:
         return NO_INDEX
     entry = node_entries(node, clause.path_tail, &count)
-    for i in range(count):
+    for _ in range(count):
         if base.retired[entry.frontend >> 3] >> (entry.frontend & 7) & 1 == 0 and entry.frontend != clause.frontend:
             if (base.records[entry.frontend].priority == clause.priority and entry.predicate_count == clause.predicate_count
                     and same_predicates(view, entry, clauses, clause)):

@@ -16,6 +16,7 @@ from bascule.routing.layout cimport (
     ROUTES_NODES, ROUTES_PREDICATES, ROUTES_REFS, ROUTES_SEGMENTS, ROUTES_SLOTS, ROUTES_STRINGS, SEGMENT_LITERAL, TAIL_END,
     EdgeRecord, EntryRecord, NodeRecord, PredicateRecord, RouteHeader, SlotRecord, route_hash,
 )
+from bascule.routing.ranking cimport RankKey, Ranking, compare_keys, differ, key_of
 from bascule.shared.snapshot cimport NO_INDEX
 
 cdef extern from "<stdlib.h>" nogil:
@@ -50,45 +51,6 @@ cdef struct _Ranked:
     const char* text
 
 
-cdef inline int differ(uint64_t a, uint64_t b) noexcept nogil:
-    """-1 when a is the larger: larger is more specific and comes first."""
-    return -1 if a > b else (1 if a < b else 0)
-
-
-cdef RankKey key_of(const Clause* clause) noexcept nogil:
-    cdef RankKey key
-    key.priority = clause.priority
-    key.host_key = clause.host_key
-    key.host_literal_bytes = clause.host_literal_bytes
-    key.path_keys[0] = clause.path_keys[0]
-    key.path_keys[1] = clause.path_keys[1]
-    key.path_literal_bytes = clause.path_literal_bytes
-    key.predicate_count = clause.predicate_count
-    key.path_root = clause.path_root
-    return key
-
-
-cdef int compare_keys(const RankKey* a, const RankKey* b) noexcept nogil:
-    """The precedence of routes but for the id; docs/routing.md says it in words, routing/reference.py in Python."""
-    cdef int result
-    if a.priority != b.priority:
-        return -1 if a.priority > b.priority else 1
-    result = differ(a.host_key, b.host_key)
-    if result == 0:
-        result = differ(a.host_literal_bytes, b.host_literal_bytes)
-    if result == 0:
-        result = differ(a.path_keys[0], b.path_keys[0])
-    if result == 0:
-        result = differ(a.path_keys[1], b.path_keys[1])
-    if result == 0:
-        result = differ(a.path_literal_bytes, b.path_literal_bytes)
-    if result == 0:
-        result = differ(a.predicate_count, b.predicate_count)
-    if result == 0:
-        result = differ(a.path_root, b.path_root)
-    return result
-
-
 cdef int order_of(const _Ranked* ranked, uint32_t first, uint32_t second) noexcept nogil:
     cdef const Clause* a = ranked.clauses + first
     cdef const Clause* b = ranked.clauses + second
@@ -102,33 +64,6 @@ cdef int order_of(const _Ranked* ranked, uint32_t first, uint32_t second) noexce
     if result == 0:
         result = -differ(a.frontend, b.frontend)
     return result if result else -differ(first, second)
-
-
-cdef class Ranking:
-    """See trie.pxd."""
-
-    def __dealloc__(self):
-        free(self.runs)
-        free(self.frontends)
-
-    cdef int fill(self, const Clause* clauses, const uint32_t* ranks, uint64_t count) except -1 nogil:
-        cdef RankKey key
-        cdef uint64_t rank
-        self.frontends = <uint32_t*>malloc((count + 1) * sizeof(uint32_t))
-        if self.frontends == NULL:
-            with gil:
-                raise MemoryError
-        self.count = count
-        for rank in range(count):
-            self.frontends[rank] = clauses[ranks[rank]].frontend
-            key = key_of(clauses + ranks[rank])
-            if self.run_count and compare_keys(&self.runs[self.run_count - 1].key, &key) == 0:
-                continue
-            grow(<void**>&self.runs, &self.run_capacity, self.run_count + 1, sizeof(RankRun))
-            self.runs[self.run_count].key = key
-            self.runs[self.run_count].first = <uint32_t>rank
-            self.run_count += 1
-        return 0
 
 
 cdef class Builder:

@@ -7,8 +7,8 @@ from libc.string cimport memset
 from bascule.routing.layout cimport (
     CAPTURES_MAX, EDGE_MORE, ENTRY_REST, NODE_UNIT, PREDICATE_CLIENT_IP, PREDICATE_HOST_REGEXP, PREDICATE_KINDS, ROUTES_EDGES,
     ROUTES_HEADER, ROUTES_LAYOUT_VERSION, ROUTES_NODES, ROUTES_POSITIONS, ROUTES_PREDICATES, ROUTES_REFS, ROUTES_RETIRED,
-    ROUTES_SEGMENTS, ROUTES_SLOTS, ROUTES_STRINGS, SEGMENT_INT, SEGMENT_STRING, TAIL_ANY, EdgeRecord, EntryRecord, NodeRecord, PredicateRecord, RouteHeader,
-    SegmentRecord, SlotRecord,
+    ROUTES_SEGMENTS, ROUTES_SLOTS, ROUTES_STRINGS, SEGMENT_INT, SEGMENT_STRING, TAIL_ANY, EdgeRecord, EntryRecord, NodeRecord,
+    PredicateRecord, RouteHeader, SegmentRecord, SlotRecord,
 )
 from bascule.routing.view cimport RouteView
 from bascule.shared.snapshot cimport IMAGE_HEADER_SIZE, NO_INDEX, ImageHeader

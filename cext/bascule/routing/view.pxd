@@ -11,7 +11,6 @@ from libc.string cimport memcmp
 from bascule.routing.layout cimport (
     NODE_UNIT, EdgeRecord, EntryRecord, NodeRecord, PredicateRecord, RouteHeader, SegmentRecord, SlotRecord, route_hash,
 )
-from bascule.routing.match cimport RouteRequest, Slice
 from bascule.routing.pcre cimport PcreCode, PcreScratch
 
 

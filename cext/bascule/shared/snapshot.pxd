@@ -123,6 +123,7 @@ cdef enum ServerState:
     SERVER_UP = 0
     SERVER_DRAINING = 1           # finishes what it has, takes nothing new
     SERVER_DOWN = 2
+    SERVER_STARTING = 3           # takes nothing until its verdict says ready
 
 cdef struct ServerRecord:         # 48 bytes; all zero but for backend = NO_INDEX: a tombstone, or room to grow
     Str id
@@ -230,20 +231,3 @@ cdef int snapshot_check_base(const uint8_t* base, uint64_t size) noexcept nogil
 
 # Whether `base`, which has been checked, is the one that the records image `records` names.
 cdef bint snapshot_names_base(const ImageHeader* records, const ImageHeader* base) noexcept nogil
-
-
-cdef struct Part:                 # one section of an image being sealed; borrowed
-    uint32_t number               # ImageSection, ascending in an array of them
-    const void* data
-    uint64_t size
-
-cdef class SealedImage:
-    # An image in a sealed memfd. Owner: whoever holds the object; the descriptor dies with it.
-    cdef readonly int fd
-    cdef readonly uint64_t size
-    cdef readonly uint64_t revision
-    cdef readonly uint32_t checksum
-
-# `header` needs revision, store_*, base_* and kind; the rest is filled in.
-cdef SealedImage seal_image(ImageHeader* header, const Part* parts, uint32_t count)
-cdef bytes pack_image(ImageHeader* header, const Part* parts, uint32_t count)   # the same, in memory

@@ -14,9 +14,12 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from bascule.change.examine import path_of
 from bascule.change.gates import OPERATOR
 from bascule.change.gather import Gather
+from bascule.change.ledger import owner_of
 from bascule.change.live import Applied, Freeze, ObjectState
 from bascule.change.names import ServerNames
 from bascule.change.objects import Changes, ObjectTable
@@ -31,6 +34,8 @@ from bascule.process.mirror import Mirror
 from bascule.process.notices import Notices
 from bascule.process.progress import Progress
 from bascule.process.reloading import Outcome
+from bascule.process.servers import InForceNow
+from bascule.process.unbound import Unbound
 from bascule.store.interface import Batch, Event, Reading, Store, StoreError
 
 if TYPE_CHECKING:
@@ -40,11 +45,11 @@ if TYPE_CHECKING:
     from bascule.model.tree import Store as StoreTable
     from bascule.process.control import Control
     from bascule.process.master import Master
+    from bascule.process.unbound import Unbound
+from bascule.process.servers import Servers
 
 REVIEW_S: Final = 1.0
 """How often the gates are asked what they need to hold no longer."""
-REBIND_S: Final = 5.0
-"""How often a listener whose address was taken is tried again."""
 RETRY_S: Final = 1.0
 COUNTED: Final = ("listener", "frontend", "backend", "server")
 """Kinds that have counters."""
@@ -63,7 +68,8 @@ class Pipeline:
         self.master = master
         self.store = store
         self.table = ObjectTable(settings)
-        self.guard = Guard(self.table, table, directory, master.log)
+        now = InForceNow(self.table, lambda: self._control)
+        self.guard = Guard(self.table, table, directory, master.log, in_force=now)
         self.gates = self.guard.gates
         self.notices = Notices()
         self.metrics = LiveMetrics()
@@ -76,7 +82,7 @@ class Pipeline:
             self.table.ledger.value, duration_ms(table.coalesce) / 1000, duration_ms(table.coalesce_max) / 1000
         )
         self._control: Control | None = None
-        self._unbound: dict[str, float] = {}
+        self._unbound = Unbound(self.table)
         self._frozen_before = False
         self._heard = asyncio.Event()
 
@@ -108,8 +114,7 @@ class Pipeline:
 
     def without(self, problems: Sequence[dict[str, str]]) -> None:
         """Quarantine the listeners that cannot be bound."""
-        for problem in problems:
-            self._unbindable(problem, self._nothing())
+        self._unbound.refuse(problems, self._nothing())
 
     def in_force(self, since: Reading) -> None:
         """Say that what was loaded is in force."""
@@ -125,6 +130,8 @@ class Pipeline:
         """Begin to follow the store."""
         self._control = control
         self.notices = control.broadcast
+        if self.compiling.ready:
+            control.servers.load(self.table.tree().backends)
         control.spawn(self.following.run())
         control.spawn(self._take())
         control.spawn(self._look_after())
@@ -161,12 +168,21 @@ class Pipeline:
             try:
                 if self.compiling.fold_due:
                     await self._fold()
+                await self._let_go()
                 if self.gates.freeze_state() is None:
                     await self._review()
                     await self._bind_again()
             except Exception as error:
                 self.master.log.error("looking after the store failed", error=f"{type(error).__name__}: {error}")
                 self.following.read_again()
+
+    async def _let_go(self) -> None:
+        """Take servers out of force that left and have finished what they had."""
+        departed = self._servers.departures.due()
+        if departed:
+            async with self._lock:
+                changes = msgspec.structs.replace(self._nothing(), edits=departed)
+                await self._bring_into_force(changes, 0.0)
 
     async def _review(self) -> None:
         verdict = self.gates.review() if self.gates.held else None
@@ -176,13 +192,15 @@ class Pipeline:
             self.guard.note_gates()
 
     async def _bind_again(self) -> None:
-        now_s = time.monotonic()
-        due = [key for key, tried_s in self._unbound.items() if now_s - tried_s >= REBIND_S]
+        due = self._unbound.due()
         if due:
             async with self._lock:
-                for key in due:
-                    self._unbound.pop(key, None)
                 await self._bring_into_force(self.table.again(due), 0.0)
+
+    @property
+    def _servers(self) -> Servers:
+        assert self._control is not None
+        return self._control.servers
 
     @property
     def _lock(self) -> asyncio.Lock:
@@ -236,6 +254,7 @@ class Pipeline:
         await self._apply(self._judge(gathered.events, gathered.revision), gathered.revision, gathered.since_s)
 
     def _judge(self, events: Sequence[Event], revision: int, *, reading: bool = False) -> Sequence[Event]:
+        self._servers.departures.saw(events)
         verdict = self.gates.judge(events, reading=reading)
         if verdict.held or verdict.returned or verdict.released:
             self.guard.note_gates()
@@ -282,14 +301,17 @@ class Pipeline:
         compiling.identity = self.table.identity
         same = False
         if compiling.ready:
+            changes.edits = self._servers.soften(changes.edits, changes.before)
             if self.names.apply(changes.edits):
                 compiling.set_addresses(await control.look_up(self.names.wanted()))
             compiled = await compiling.apply(changes.edits, self.table.revision)
+            self._servers.apply(changes.edits, self.table)
         else:  # as a successor, or after something went wrong
             tree = self.table.tree()
             self.names.load(tree)
             addresses = await control.look_up(self.names.wanted())
             compiled, same = await compiling.again(tree, addresses, self.table.revision)
+            self._servers.load(tree.backends)
         self._quarantine(compiled, changes)
         return compiled, same
 
@@ -320,19 +342,7 @@ class Pipeline:
         control = self._control
         assert control is not None
         while problems := await control.bind(self._wanted_listeners(), self.settings.slots):
-            self._without(problems, changes)
-
-    def _without(self, problems: Sequence[dict[str, str]], changes: Changes) -> None:
-        for problem in problems:
-            self._unbindable(problem, changes)
-        refused = {problem["id"] for problem in problems}
-        changes.edits = [edit for edit in changes.edits if edit.kind != "listener" or edit.id not in refused]
-
-    def _unbindable(self, problem: dict[str, str], changes: Changes) -> None:
-        key = f"listeners/{problem['id']}"
-        found = Problem(path=(*path_of(key), "address"), message=problem["message"], remedy=problem["remedy"])
-        self.table.reject(key, (found,), changes)
-        self._unbound[key] = time.monotonic()
+            self._unbound.refuse(problems, changes)
 
     def _wanted_listeners(self) -> list[dict[str, str]]:
         return [{"id": name, "address": found.address} for name, found in sorted(self.table.listeners().items())]
@@ -341,12 +351,15 @@ class Pipeline:
         """Let the counters of what is gone go."""
         directory = self.master.directory
         assert directory is not None
-        for key in changes.before:
+        gone = {format_key(edit.kind, edit.id, edit.owner) for edit in changes.edits if edit.record is None}
+        if not gone:
+            return
+        gone.update(key for key in changes.before if owner_of(key) in gone)
+        for key in gone:
             parsed = parse_key(key)
-            if parsed is None or parsed.kind not in COUNTED or self.table.in_force(key) is not None:
-                continue
-            with contextlib.suppress(KeyError):
-                directory.release(parsed.kind, f"{parsed.owner}/{parsed.id}" if parsed.owner else parsed.id)
+            if parsed is not None and parsed.kind in COUNTED:
+                with contextlib.suppress(KeyError):
+                    directory.release(parsed.kind, f"{parsed.owner}/{parsed.id}" if parsed.owner else parsed.id)
 
     def _note(self, changes: Changes, since_s: float) -> None:
         """The store's revision is in force now: tell everybody who wants to know."""
