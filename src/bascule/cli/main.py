@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": ("bascule.cli.demo:demo", "Show it: two origins, traffic, and a change without a failed request."),
     "check": ("bascule.cli.check:check", "Find everything that is wrong with a configuration file."),
     "diff": ("bascule.cli.check:diff", "Show what changes between two configuration files."),
+    "import": ("bascule.cli.import_vulcand:import_group", "Convert the configuration of another load balancer."),
     "explain": ("bascule.cli.explain:explain", "Show which route a request takes, and why."),
     "status": ("bascule.cli.control:status", "Show what a running load balancer does."),
     "reload": ("bascule.cli.control:reload", "Make a running load balancer read its configuration again."),
