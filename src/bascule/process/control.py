@@ -141,11 +141,15 @@ class Control:
         return int(lost)
 
     def publish(self, sequence: int, image: bytes) -> None:
-        """Send a snapshot to all workers, and to the keeper for those to come."""
+        """Send a snapshot to the keeper, for workers and masters to come, and then to all workers.
+
+        In this order: a master that dies in between leaves no worker with a snapshot whose number its successor would use
+        again for another one.
+        """
         descriptor = make_memfd(image)
-        self.master.publisher.publish(sequence, descriptor)
         if self.master.keeper is not None:
             self.tell_keeper({"type": "snapshot", "revision": sequence}, [descriptor])
+        self.master.publisher.publish(sequence, descriptor)
 
     def lend(self) -> None:
         """Have the keeper lend out the slots of the listeners in force: the workers know them by now."""

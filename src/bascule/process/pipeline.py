@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from bascule.change.compiling import TreeCompiler
 from bascule.change.edits import Edit
 from bascule.change.examine import path_of
+from bascule.change.gates import OPERATOR
 from bascule.change.gather import Gather
 from bascule.change.live import Applied, Freeze, ObjectState
 from bascule.change.names import ServerNames
@@ -191,6 +192,8 @@ class Pipeline:
 
     def _on_batch(self, batch: Batch) -> None:
         frozen = self._frozen_before
+        if batch.identity == self.table.identity and self.following.seen <= batch.revision < self.table.revision:
+            return  # a reading was faster than this watch, and the store did not go back
         if self._refuses(batch.identity, batch.revision):
             return
         if frozen:  # it is the one it was again
@@ -245,11 +248,12 @@ class Pipeline:
         """Bind what is new, compile, close what is gone, publish. What can fail comes before what has an effect."""
         control = self._control
         assert control is not None
-        if changes.listeners:
+        listeners = changes.listeners or not self._compiled  # a predecessor may have died between two of these steps
+        if listeners:
             await self._bind(changes)
         if changes.edits or not self._compiled:
             compiled = await self._compile(changes)
-            if changes.listeners:
+            if listeners:
                 await control.unbind(self._wanted_listeners())
             if compiled is not None:
                 control.publish(compiled.revision, compiled.image)
@@ -259,7 +263,7 @@ class Pipeline:
         if changes.settings is not None:
             self.settings = changes.settings
             control.tell_settings(changes.settings)
-        if changes.listeners:
+        if listeners:
             await self.master.publisher.applied()
             control.lend()
 
@@ -422,11 +426,18 @@ class Pipeline:
         if self.gates.unfreeze():
             self.master.log.info("unfrozen", by=by)
         self._note_freeze()
-        await self.read_again()
+        try:
+            await self.read_again()
+        except StoreError:
+            self.following.read_again()  # what came meanwhile was not kept
+            raise
         return await self.until_applied(self.revision, APPLIED_S)
 
     async def adopt(self, by: str) -> Applied:
-        """See Live."""
+        """See Live. While an operator has frozen everything it changes nothing: nothing could be read."""
+        freeze = self.gates.freeze_state()
+        if freeze is not None and freeze.by == OPERATOR:
+            return Applied(self.revision, False, (), self.gates.reasons())
         self.master.log.warning("adopted: what the gates held back comes into force", by=by)
         async with self._lock:
             reading = await self.store.read()
