@@ -201,7 +201,7 @@ class Keeper:
                 "options": self._options,
                 "state": self._state.path,
                 "keeper_pid": os.getpid(),
-"regions": len(crew.regions),
+                "regions": len(crew.regions),
                 "revision": crew.revision,
                 "snapshot": bool(crew.snapshot),
                 "ready": self._ready,
