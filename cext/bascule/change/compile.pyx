@@ -19,7 +19,7 @@ from bascule.shared.snapshot cimport (
     HOLDINGS_MAX, KEY_CLIENT_IP, KEY_GLOBAL, KEY_REQUEST_HEADER, KEY_REQUEST_HOST, LISTENER_UNIX,
     MIDDLEWARE_CONCURRENCY_LIMIT, MIDDLEWARE_RATE_LIMIT, NO_INDEX, SECTION_BACKENDS, SECTION_FRONTENDS,
     SECTION_LISTENERS, SECTION_MIDDLEWARES, SECTION_NETWORKS, SECTION_SERVERS, SECTION_STRINGS, SERVER_DOWN,
-    SERVER_DRAINING, SERVER_UP, BackendRecord, FrontendRecord, ListenerRecord, MiddlewareRecord, Network, RateSpec,
+    SERVER_DRAINING, SERVER_STARTING, SERVER_UP, BackendRecord, FrontendRecord, ListenerRecord, MiddlewareRecord, Network, RateSpec,
     ServerRecord, Str,
 )
 
@@ -245,7 +245,10 @@ cdef class Compilation:
             record.backend = backend_index
             record.weight = server.weight
             state = server.state
-            record.state = SERVER_UP if state == "up" else SERVER_DRAINING if state == "draining" else SERVER_DOWN
+            record.state = (
+                SERVER_UP if state == "up" else SERVER_DRAINING if state == "draining"
+                else SERVER_STARTING if state == "starting" else SERVER_DOWN
+            )
             index += 1
         return 0
 

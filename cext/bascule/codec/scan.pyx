@@ -36,7 +36,26 @@ cdef extern from *:
         while (at < end && *at >= 0x20 && *at != 0x7F) at++;
         return at;
     }
+    /* Behind a run of letters, digits and hyphens at [at, end): how far the whole of a name goes, nearly always. Where there is no
+       SSE2, or less than 16 bytes are left: at. One step without a branch on the bytes, which no processor could foresee. */
+    static inline const unsigned char *bascule_name_end(const unsigned char *at, const unsigned char *end) {
+    #if defined(__SSE2__)
+        while (end - at >= 16) {
+            __m128i text = _mm_loadu_si128((const __m128i *)at);
+            __m128i letter = _mm_sub_epi8(_mm_or_si128(text, _mm_set1_epi8(0x20)), _mm_set1_epi8('a'));
+            __m128i digit = _mm_sub_epi8(text, _mm_set1_epi8('0'));
+            __m128i in = _mm_or_si128(_mm_cmpeq_epi8(_mm_min_epu8(letter, _mm_set1_epi8(25)), letter),
+                         _mm_or_si128(_mm_cmpeq_epi8(_mm_min_epu8(digit, _mm_set1_epi8(9)), digit),
+                                      _mm_cmpeq_epi8(text, _mm_set1_epi8('-'))));
+            unsigned out = ~(unsigned)_mm_movemask_epi8(in) & 0xFFFF;
+            if (out) return at + __builtin_ctz(out);
+            at += 16;
+        }
+    #endif
+        return at;
+    }
     """
+    const uint8_t* name_end "bascule_name_end"(const uint8_t* at, const uint8_t* end) noexcept nogil
     const uint8_t* text_end "bascule_text_end"(const uint8_t* at, const uint8_t* end) noexcept nogil
 
 cdef enum:
@@ -88,6 +107,7 @@ cdef uint32_t scan_fields(Head* head, llhttp_t* parser, const uint8_t* data, con
         if at[0] == c"\r":
             break
         name = at
+        at = name_end(at, end)
         while at < end and classes[at[0]] & IN_NAME:
             at += 1
         if unlikely(at == name or at == end or at[0] != c":" or count == HEADERS_MAX):

@@ -66,6 +66,7 @@ from bascule.routing.match cimport RouteTable, route_table_open
 from bascule.shared.limits cimport limits_open
 from bascule.shared.snapshot cimport Snapshot, snapshot_open
 from bascule.shared.statistics cimport statistics_open
+from bascule.shared.verdicts cimport verdicts_open
 
 import os
 import stat
@@ -99,6 +100,8 @@ cdef class Engine:
     cdef uint64_t statistics_size
     cdef uint8_t* limits_base
     cdef uint64_t limits_size
+    cdef uint8_t* verdicts_base
+    cdef uint64_t verdicts_size
 
     def __cinit__(self):
         self.c = <CEngine*>calloc(1, sizeof(CEngine))
@@ -107,7 +110,8 @@ cdef class Engine:
         self.c.epoll_fd = -1
         self.c.timer_fd = -1
 
-    def __init__(self, *, int worker, int statistics_fd, int limits_fd=-1, uint64_t memory_bytes=536870912,
+    def __init__(self, *, int worker, int statistics_fd, int limits_fd=-1, int verdicts_fd=-1,
+                 uint64_t memory_bytes=536870912,
                  int access_log_fd=-1):
         cdef CEngine* c = self.c
         cdef int result
@@ -126,6 +130,10 @@ cdef class Engine:
             if result != 0:
                 raise EngineError(f"the limits region is not one this version knows (error {result})")
             c.limits_on = True
+        if verdicts_fd >= 0:
+            map_region(verdicts_fd, "verdicts", &self.verdicts_base, &self.verdicts_size)
+            if not verdicts_open(&c.verdicts, self.verdicts_base, self.verdicts_size):
+                raise EngineError("the verdicts region is not one this version knows")
         self.start(memory_bytes)
         if access_log_fd >= 0:
             self.log_to(access_log_fd)
@@ -320,6 +328,8 @@ cdef class Engine:
             munmap(self.statistics_base, self.statistics_size)
         if self.limits_base != NULL:
             munmap(self.limits_base, self.limits_size)
+        if self.verdicts_base != NULL:
+            munmap(self.verdicts_base, self.verdicts_size)
         free(c)
 
     # ---- what is going on ------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from bascule.engine.system cimport (
     itimerspec,
     likely,
     memset,
+    prefetch,
     read,
     timerfd_settime,
     timespec,
@@ -62,6 +63,7 @@ from bascule.engine.types cimport (
     Exchange,
     Slot,
     Source,
+    head_unsent,
     output_empty,
 )
 from bascule.request.exchange cimport exchange_end, exchange_fail, exchange_gone, exchange_reply
@@ -134,7 +136,7 @@ cdef void exchange_event(Engine* engine, Exchange* x) noexcept nogil:
         return
     if x.server != NULL:
         if x.server.state == SERVER_CONNECTING or x.request.state != DIRECTION_DONE or x.request.out.first != NULL \
-                or x.request_head != NULL:
+                or head_unsent(x):
             forward_continue(engine, x)
             if client.exchange != x:
                 return
@@ -188,6 +190,7 @@ cdef inline void note(const epoll_event* event) noexcept nogil:
     cdef Source* source = <Source*>event.data.ptr
     if source.kind == SOURCE_CLIENT or source.kind == SOURCE_SERVER:
         (<Conn*>source).ready |= readiness(event.events)
+        prefetch((<Conn*>source).exchange)  # of many connections most exchanges are cold; here the misses overlap
 
 
 cdef void dispatch(Engine* engine, const epoll_event* event) noexcept nogil:

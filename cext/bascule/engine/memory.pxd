@@ -7,6 +7,8 @@ Steady state allocates nothing: `chunks` only grows while the number of simultan
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from bascule.engine.system cimport prefetch
+
 
 cdef struct SlabChunk:
     SlabChunk* next
@@ -36,6 +38,7 @@ cdef inline void* slab_get(Slab* slab) noexcept nogil:
     elif slab.live_max != 0 and slab.live >= slab.live_max:
         return NULL
     slab.free = (<void**>found)[0]
+    prefetch(slab.free)  # with many objects out the next one is cold, and its first word is needed to take it
     slab.live += 1
     return found
 

@@ -163,6 +163,7 @@ cdef extern from * nogil:
     #define bascule_assert(x) ((void)0)
     #endif
     """
+    void prefetch "__builtin_prefetch"(const void* address)
     bint likely "bascule_likely"(bint x)
     bint unlikely "bascule_unlikely"(bint x)
     void debug_assert "bascule_assert"(bint x)

@@ -23,6 +23,7 @@ from bascule.engine.timers cimport Timer, Wheel
 from bascule.shared.limits cimport LimitTable
 from bascule.shared.snapshot cimport BackendRecord, FrontendRecord, ListenerRecord, Network, ServerRecord, Snapshot
 from bascule.shared.statistics cimport StatBlock, StatSegment
+from bascule.shared.verdicts cimport VerdictTable
 
 
 cdef enum:
@@ -118,12 +119,12 @@ cdef struct Conn:
     uint8_t state                 # ConnState
     uint8_t ready                 # Ready
     uint8_t flags                 # CONN_*
+    Exchange* exchange            # NULL when idle, pooled or lingering
+    Buf* input                    # bytes read and not consumed; NULL when there are none
     Timer timer
     Conn* next                    # clients, idle pool, or graveyard
     Conn* previous
     Conn* run_next                # run queue
-    Exchange* exchange            # NULL when idle, pooled or lingering
-    Buf* input                    # bytes read and not consumed; NULL when there are none
     ListenerRuntime* listener     # client
     ServerRuntime* runtime        # server
     uint8_t address[16]           # client: IPv6, or ::ffff:v4; zero for unix
@@ -265,6 +266,7 @@ cdef struct Exchange:
     uint8_t client_ip[16]         # the client as policy sees it: the peer, or what a trusted proxy said
     uint32_t fed                  # bytes of the request head given to the parser
     Buf* request_head             # composed; kept while X_REPLAY
+    uint32_t request_head_length
     uint32_t request_head_sent
     uint32_t prefix_length        # body bytes in client.input that leave with the head (FRAMING_LENGTH)
     uint32_t prefix_sent
@@ -324,6 +326,7 @@ cdef struct Engine:
     StatSegment statistics
     LimitTable limits
     bint limits_on
+    VerdictTable verdicts         # of servers; count 0 without a region
     Shed shed
     bint draining
     uint64_t drain_deadline_us
@@ -343,6 +346,11 @@ cdef inline bint is_mapped_v4(const uint8_t* address) noexcept nogil:
     """Whether 16 bytes are ::ffff:a.b.c.d; all of the prefix counts, because clients choose the later bytes of their own /64."""
     cdef const uint64_t* words = <const uint64_t*>address
     return words[0] == 0 and (<const uint32_t*>address)[2] == <uint32_t>0xFFFF0000
+
+
+cdef inline bint head_unsent(const Exchange* x) noexcept nogil:
+    """Whether the composed head, or body bytes to leave with it, are not all in the kernel. Does not touch the buffer: it is cold."""
+    return x.request_head_sent < x.request_head_length or x.prefix_sent < x.prefix_length
 
 
 cdef inline bint output_empty(const Output* output) noexcept nogil:

@@ -104,6 +104,7 @@ cdef void forget_replay(Engine* engine, Exchange* x) noexcept nogil:
         if input.start == input.end:
             buf_free(engine, &x.client.input)
     x.prefix_length = x.prefix_sent = 0
+    x.request_head_length = x.request_head_sent = 0
 
 
 # ---- endings -----------------------------------------------------------------------------------------------------------

@@ -231,4 +231,5 @@ cdef int request_compose(Engine* engine, Exchange* x, RequestView* view) noexcep
     debug_assert(at <= BUF_BYTES)
     buf.end = at
     x.request_head = buf
+    x.request_head_length = at
     return 0

@@ -15,7 +15,7 @@ from bascule.routing.match cimport Slice
 
 cdef struct RequestView:
     # What the stages between parsing and forwarding know of the request. Lives on client_read's stack; slices point
-    # into the client's input, into Engine.compose (a rewritten path) or into the llhttp library (the method).
+    # into the client's input or into Engine.compose (a rewritten path).
     Slice method
     Slice path                    # canonical
     Slice route_path              # the same, but "/" for the asterisk form

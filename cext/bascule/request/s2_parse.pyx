@@ -1,7 +1,6 @@
 """See s2_parse.pxd. RFC 9112 sections 3 (request line, target forms, Host) and 6.3 (framing); DESIGN section 8."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.string cimport strlen
 
 from bascule.codec.chunked cimport body_begin_chunked
 from bascule.codec.head cimport (
@@ -22,8 +21,6 @@ from bascule.codec.llhttp cimport (
     METHOD_OPTIONS,
     METHOD_PUT,
     METHOD_TRACE,
-    LlhttpTable,
-    llhttp_table,
 )
 from bascule.codec.token cimport same_token
 from bascule.engine.connection cimport (
@@ -72,8 +69,6 @@ from bascule.shared.statistics cimport ERROR_BAD_REQUEST, ERROR_METHOD_REFUSED, 
 
 cdef extern from "arpa/inet.h" nogil:
     int inet_pton(int family, const char* text, void* out)
-
-cdef LlhttpTable* parser_table = llhttp_table()
 
 cdef enum:
     METHODS_MAX = 64
@@ -301,8 +296,11 @@ cdef bint check_request(Engine* engine, Exchange* x, RequestView* view) noexcept
         log_request_line(x, x.head.base, x.head.length)
         return refuse(engine, x, 400, ERROR_BAD_REQUEST, b"the request line is not: method, one space, target, one space, version")
     x.method = x.request.parser.method
-    view.method.data = parser_table.method_name(x.method)
-    view.method.length = <uint32_t>strlen(view.method.data)
+    view.method.data = x.head.base
+    view.method.length = x.head.url - 1
+    while view.method.data[0] == c"\r" or view.method.data[0] == c"\n":  # empty lines before the request
+        view.method.data += 1
+        view.method.length -= 1
     if engine.access_log != NULL:
         log_target(x, view)
     if unlikely(major != 1 or minor > 1):

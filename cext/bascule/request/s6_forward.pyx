@@ -47,6 +47,7 @@ from bascule.engine.types cimport (
     X_IDEMPOTENT,
     X_REPLAY,
     ServerRuntime,
+    head_unsent,
 )
 from bascule.request.exchange cimport exchange_fail, server_release
 from bascule.request.s5_balance cimport balance_pick, server_runtime
@@ -198,7 +199,7 @@ cdef void send_head(Engine* engine, Exchange* x) noexcept nogil:
     cdef uint32_t head_left, prefix_left
     cdef bint moved = False
     while True:
-        head_left = head.end - x.request_head_sent
+        head_left = x.request_head_length - x.request_head_sent
         prefix_left = x.prefix_length - x.prefix_sent
         if head_left == 0 and prefix_left == 0:
             break
@@ -232,7 +233,7 @@ cdef void send_head(Engine* engine, Exchange* x) noexcept nogil:
             server.ready &= ~READY_WRITE
         if <size_t>put >= head_left:
             x.prefix_sent += <uint32_t>put - head_left
-            x.request_head_sent = head.end
+            x.request_head_sent = x.request_head_length
         else:
             x.request_head_sent += <uint32_t>put
     if x.request.state == DIRECTION_DONE:
@@ -257,7 +258,7 @@ cdef void forward_continue(Engine* engine, Exchange* x) noexcept nogil:
             return
         conn_set_state(engine, server, SERVER_BUSY)
         conn_timeout(engine, server, 0)
-    if x.request_head != NULL and (x.request_head_sent < x.request_head.end or x.prefix_sent < x.prefix_length):
+    if head_unsent(x):
         send_head(engine, x)
     elif x.request.state != DIRECTION_DONE or x.request.out.first != NULL:
         relay_request(engine, x)

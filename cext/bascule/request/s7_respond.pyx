@@ -57,6 +57,7 @@ from bascule.engine.types cimport (
     Direction,
     Head,
     Header,
+    head_unsent,
 )
 from bascule.request.exchange cimport exchange_fail, exchange_gone, forget_replay
 from bascule.request.rewrite cimport put_kept, put_number, put_text
@@ -192,7 +193,7 @@ cdef int switch_protocols(Engine* engine, Exchange* x, Semantics* s, const char*
     cdef iovec parts[2]
     cdef int result
     if not x.flags & X_UPGRADE or s.upgrade < 0 or x.request.state != DIRECTION_DONE \
-            or (x.request_head != NULL and x.request_head_sent < x.request_head.end):
+            or x.request_head_sent < x.request_head_length:
         exchange_fail(engine, x, 502, ERROR_BAD_RESPONSE, b"the server switched protocols without being asked")
         return RELAY_ENDED
     forget_replay(engine, x)
@@ -240,7 +241,7 @@ cdef int head_complete(Engine* engine, Exchange* x, char* base, uint32_t length)
         if status == 101:
             return switch_protocols(engine, x, &s, base + x.head.length, length - x.head.length)
         return informational(engine, x)
-    if x.prefix_sent < x.prefix_length or (x.request_head != NULL and x.request_head_sent < x.request_head.end):
+    if head_unsent(x):
         x.request.sink_closed = True  # answered before it read the request: the rest is not sent
         x.request.state = DIRECTION_BODY
     forget_replay(engine, x)

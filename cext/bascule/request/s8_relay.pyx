@@ -39,6 +39,7 @@ from bascule.engine.types cimport (
     X_KEEP_CLIENT,
     X_KEEP_SERVER,
     ListenerRuntime,
+    Output,
     output_empty,
 )
 from bascule.request.exchange cimport exchange_end, exchange_end_if_done, exchange_fail, exchange_gone, forget_replay, server_release
@@ -175,6 +176,23 @@ cdef uint32_t read_size(Engine* engine) noexcept nogil:
     return 4096 if room > 2 else 0
 
 
+cdef inline uint32_t room_to_read(Engine* engine, Exchange* x) noexcept nogil:
+    """read_size, or 0 when there is no room: then the exchange has failed."""
+    cdef uint32_t size = read_size(engine)
+    if unlikely(size == 0):
+        exchange_fail(engine, x, 503, ERROR_OVERLOAD, b"out of buffers")
+    return size
+
+
+cdef inline int flush_waiting(Engine* engine, Conn* sink, Output* out, bint* moved) noexcept nogil:
+    """output_flush of what waits; `moved` becomes true when the sink took any of it."""
+    cdef Buf* waiting = out.first
+    cdef uint32_t start = waiting.start
+    cdef int result = output_flush(engine, sink, out)
+    moved[0] = moved[0] or out.first != waiting or waiting.start != start
+    return result
+
+
 cdef void wait_for(Engine* engine, Conn* conn, uint32_t delay_ms, bint moved) noexcept nogil:
     """A deadline for progress of this connection: events of the other side alone must not push it into the future."""
     if moved or conn.timer.deadline == TIMER_IDLE:
@@ -185,21 +203,16 @@ cdef void relay_response(Engine* engine, Exchange* x) noexcept nogil:
     """Moves what can be moved; called on every event of either side while the response body is under way."""
     cdef Direction* d = &x.response
     cdef bint moved = False
-    cdef Buf* waiting
-    cdef uint32_t waiting_start
     cdef Conn* server = x.server
     cdef Conn* client = x.client
     cdef uint32_t size, _turn
     cdef int got
     for _turn in range(READS_MAX):
         if not output_empty(&d.out):
-            waiting = d.out.first
-            waiting_start = waiting.start
-            got = output_flush(engine, client, &d.out)
+            got = flush_waiting(engine, client, &d.out, &moved)
             if got == IO_CLOSED:
                 exchange_gone(engine, x)
                 return
-            moved = moved or d.out.first != waiting or waiting.start != waiting_start
             if got == IO_PENDING:
                 wait_for(engine, client, client.listener.record.body_timeout_ms, moved)
                 if x.server != NULL and output_empty(&x.request.out):
@@ -212,9 +225,8 @@ cdef void relay_response(Engine* engine, Exchange* x) noexcept nogil:
         if not server.ready & (READY_READ | READY_EOF | READY_ERROR):
             wait_for(engine, server, x.backend.idle_timeout_ms, moved)
             return
-        size = read_size(engine)
+        size = room_to_read(engine, x)
         if unlikely(size == 0):
-            exchange_fail(engine, x, 503, ERROR_OVERLOAD, b"out of buffers")
             return
         if d.framing_in == FRAMING_LENGTH and d.remaining + 64 < size:
             size = <uint32_t>d.remaining + 64  # one more than due: a short read proves that nothing follows
@@ -318,8 +330,6 @@ cdef void relay_request(Engine* engine, Exchange* x) noexcept nogil:
     cdef Conn* server = x.server
     cdef Conn* client = x.client
     cdef Buf* input
-    cdef Buf* waiting
-    cdef uint32_t waiting_start
     cdef uint32_t size, _turn, consumed
     cdef bint moved = False
     cdef int got
@@ -327,13 +337,10 @@ cdef void relay_request(Engine* engine, Exchange* x) noexcept nogil:
         if d.sink_closed:
             return
         if not output_empty(&d.out):
-            waiting = d.out.first
-            waiting_start = waiting.start
-            got = output_flush(engine, server, &d.out)
+            got = flush_waiting(engine, server, &d.out, &moved)
             if got == IO_CLOSED:
                 request_refused(engine, x)
                 return
-            moved = moved or d.out.first != waiting or waiting.start != waiting_start
             if got == IO_PENDING:
                 wait_for(engine, server, x.backend.idle_timeout_ms, moved)
                 if output_empty(&x.response.out):
@@ -359,9 +366,8 @@ cdef void relay_request(Engine* engine, Exchange* x) noexcept nogil:
             if x.response.state == DIRECTION_HEAD:
                 conn_timeout(engine, server, 0)
             return
-        size = read_size(engine)
+        size = room_to_read(engine, x)
         if unlikely(size == 0):
-            exchange_fail(engine, x, 503, ERROR_OVERLOAD, b"out of buffers")
             return
         if d.framing_in == FRAMING_LENGTH:
             if d.remaining < size:

@@ -100,6 +100,7 @@ cdef enum ServerState:
     SERVER_UP = 0
     SERVER_DRAINING = 1           # finishes what it has, takes nothing new
     SERVER_DOWN = 2
+    SERVER_STARTING = 3           # takes nothing until its verdict says ready
 
 cdef struct ServerRecord:         # 48 bytes
     Str id

@@ -178,7 +178,7 @@ cdef bint server_valid(const Snapshot* snapshot, uint32_t i, uint64_t strings_si
         and str_inside(server.version, strings_size)
         and server.backend < snapshot.backend_count
         and server.weight <= WEIGHT_MAX
-        and server.state <= SERVER_DOWN
+        and server.state <= SERVER_STARTING
     )
 
 

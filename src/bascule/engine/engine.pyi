@@ -15,12 +15,14 @@ class Engine:
         worker: int,
         statistics_fd: int,
         limits_fd: int = -1,
+        verdicts_fd: int = -1,
         memory_bytes: int = 536870912,
         access_log_fd: int = -1,
     ) -> None:
         """Starts the engine as worker number `worker` (0..63).
 
-        statistics_fd, limits_fd: descriptors of the shared regions; they may be closed afterwards. limits_fd -1: no limits.
+        statistics_fd, limits_fd, verdicts_fd: descriptors of the shared regions; they may be closed afterwards.
+        limits_fd -1: no limits; verdicts_fd -1: no verdicts.
         memory_bytes: see limit_memory.
         access_log_fd: one logfmt line an exchange is written there; -1: off.
         Errors: EngineError, ParserMismatch (bascule.codec.llhttp).

@@ -201,7 +201,7 @@ class Keeper:
                 "options": self._options,
                 "state": self._state.path,
                 "keeper_pid": os.getpid(),
-                "regions": bool(crew.regions),
+                "regions": len(crew.regions),
                 "revision": crew.snapshot[0] if crew.snapshot else 0,
                 "snapshot": crew.snapshot is not None,
                 "ready": self._ready,

@@ -44,6 +44,7 @@ async def status_document(control: Control) -> dict[str, Any]:
         "listeners": master.listening,
         "reload": {"count": reloader.count, "at": reloader.last_at, "outcome": reloader.last_outcome},
     }
+    document["servers"] = control.servers.document()
     if control.pipeline is not None:
         document.update(_store_document(control.pipeline))
         document["configuration"] = control.pipeline.store.place

@@ -152,8 +152,8 @@ class Worker:
             return
         from bascule.engine.engine import Engine
 
-        statistics, limits = descriptors
-        self.engine = Engine(worker=self.number, statistics_fd=statistics, limits_fd=limits)
+        statistics, limits, verdicts = descriptors
+        self.engine = Engine(worker=self.number, statistics_fd=statistics, limits_fd=limits, verdicts_fd=verdicts)
         self._regions = descriptors
         self._limit_memory()
         self._open_access_log()
