@@ -244,6 +244,8 @@ def test_a_vulcand_tree_is_served_as_its_programs_change_it(tmp_path: Path, orig
                 until(lambda: get(("127.0.0.1", port), "/v2/x").status == 503, "the new route", ARRIVES_S, 0.05)
                 assert get(("127.0.0.1", port), "/v2/x/").status == 200
                 etcd.delete("/vulcand/backends/app/servers/a2")
+                etcd.put("/vulcand/frontends/app/middlewares/cb1", '{"Type": "cbreaker", "Middleware": {}}')
+                until(lambda: "circuit breakers" in str(balancer.status()["warnings"]), "what is left out", ARRIVES_S)
                 bad = frontend | {"Route": "Host(a)"}
                 etcd.put("/vulcand/frontends/bad/frontend", json.dumps(bad))
                 balancer.until_state("frontends/bad", "quarantined")
