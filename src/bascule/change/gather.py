@@ -104,7 +104,10 @@ class Gather:
         waiting = self._events.get(event.key)
         known = self._known(event.key) if waiting is None else waiting.entry and waiting.entry.value
         old = known or b""
-        return (_STATE in new or _STATE in old) and _state_of(new) != _state_of(old)
+        if _STATE not in new and _STATE not in old:
+            return False
+        before, after = _state_of(old), _state_of(new)
+        return bool(before and after) and before != after
 
     def hurry(self) -> None:
         """Hand out what there is without waiting for quiet."""
