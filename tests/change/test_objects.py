@@ -180,6 +180,28 @@ STEPS = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(list(VALUES)), st.integers(0, 5)))
+def test_a_whole_store_is_loaded_as_if_it_had_come_object_by_object(chosen: dict[str, int]) -> None:
+    values = {key: VALUES[key][number % len(VALUES[key])] for key, number in chosen.items()}
+    entries = {}
+    for key, value in values.items():
+        if value is not None:
+            entries[key] = Entry(key, value if isinstance(value, bytes) else json.dumps(value).encode(), 1, 1)
+    loaded, told = ObjectTable(), ObjectTable()
+    tree = loaded.load(entries, "store", 1)
+    told.apply([Event(key, entry) for key, entry in entries.items()], 1)
+    assert tree == loaded.tree() == told.tree()
+    assert dict(loaded.forms()) == dict(told.forms())
+    assert loaded.states() == told.states()
+    assert loaded.ledger.digest.value == told.ledger.digest.value
+    for kind in ("listener", "backend", "server", "frontend", "middleware"):
+        assert loaded.count(kind) == told.count(kind)
+    removed = [Event(key, None) for key in entries if key.startswith("backends/a")]
+    assert loaded.apply(removed, 2).edits == told.apply(removed, 2).edits
+    assert loaded.states() == told.states()
+
+
+@settings(max_examples=150, deadline=None)
 @given(STEPS)
 def test_edits_alone_lead_to_what_is_in_force(steps: list[list[tuple[str, int]]]) -> None:
     """Whoever follows the edits has what the table says is in force, after any history."""

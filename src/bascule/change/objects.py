@@ -23,11 +23,13 @@ from typing import Final
 
 import msgspec
 
+from bascule.change.bulk import plain
 from bascule.change.clashes import clashes
 from bascule.change.edits import Edit
-from bascule.change.examine import Examined, decode_record, examine, path_of, tree_of
+from bascule.change.examine import Examined, decode_record, examine, tree_of
 from bascule.change.ledger import Ledger, owner_of
-from bascule.change.live import ObjectState, State
+from bascule.change.live import ObjectState
+from bascule.change.standing import Standing, no_room, waits
 from bascule.model import limits
 from bascule.model.keys import SETTINGS, ObjectKey, parse_key
 from bascule.model.problems import Problem
@@ -36,19 +38,6 @@ from bascule.store.interface import Entry, Event
 
 _RANKS: Final = {"settings": 0, "listener": 1, "host": 2, "backend": 3, "server": 4, "frontend": 5, "middleware": 6}
 _BELOW_MAX: Final = {"server": limits.SERVERS_PER_BACKEND_MAX, "middleware": limits.MIDDLEWARES_PER_FRONTEND_MAX}
-
-
-class Standing(msgspec.Struct, frozen=True, gc=False):
-    """How an object stands that is not plainly in force."""
-
-    state: State
-    good: bytes | None
-    """The form in force; None when none is."""
-    revision: int
-    """Store revision of the last change of what is in force."""
-    problems: tuple[Problem, ...] = ()
-    missing: str = ""
-    """What it waits for: a key, or `<owner>/room` for a place among its siblings."""
 
 
 class Changes(msgspec.Struct, gc=False):
@@ -184,10 +173,26 @@ class ObjectTable:
 
     # ---- changes
 
-    def load(self, entries: Mapping[str, Entry], identity: str, revision: int) -> None:
-        """Fill an empty table. Nothing is held against the entries."""
+    def load(self, entries: Mapping[str, Entry], identity: str, revision: int) -> Tree:
+        """Fill an empty table, and return what is in force. Nothing of it is held against the entries."""
         self.identity = identity
-        self.apply([Event(key, entry) for key, entry in entries.items()], revision)
+        tree, doubtful = plain(entries)
+        self.ledger.fill((key, entry) for key, entry in entries.items() if key not in doubtful)
+        self._listeners = dict(tree.listeners)
+        for name, frontend in tree.frontends.items():
+            self._use(frontend.backend, f"frontends/{name}")
+        self._counted.update(
+            listener=len(tree.listeners),
+            backend=len(tree.backends),
+            server=sum(len(backend.servers) for backend in tree.backends.values()),
+            frontend=len(tree.frontends),
+            middleware=sum(len(frontend.middlewares) for frontend in tree.frontends.values()),
+        )
+        self.revision = revision
+        changes = self.apply([Event(key, entries[key]) for key in doubtful], revision)
+        if changes.edits:
+            return self.tree()
+        return msgspec.structs.replace(tree, settings=changes.settings or self._settings)
 
     def apply(self, events: Iterable[Event], revision: int) -> Changes:
         """Take events in, each key once, and return what they change of what is in force."""
@@ -279,9 +284,9 @@ class ObjectTable:
         record = work.examined.records.get(key) or decode_record(parsed, stored)
         missing, good = self._missing(key, parsed, record, before, stored)
         if missing:
-            standing = Standing("waiting", good, work.changes.revision, (_waits(key, missing),), missing)
+            standing = Standing("waiting", good, work.changes.revision, (waits(key, missing),), missing)
             if missing.endswith("/room"):
-                standing = msgspec.structs.replace(standing, state="quarantined", problems=(_no_room(key),))
+                standing = msgspec.structs.replace(standing, state="quarantined", problems=(no_room(key),))
             self._stand(key, standing, work.changes)
             self._into_force(key, parsed, before, good, record if good == stored else None, work)
             return
@@ -431,13 +436,16 @@ class ObjectTable:
         if after is not None:
             record = decode_record(parsed, after)
             assert isinstance(record, Frontend)
-            users = self._users.get(record.backend)
-            if users is None:
-                self._users[record.backend] = key
-            elif isinstance(users, set):
-                users.add(key)
-            elif users != key:
-                self._users[record.backend] = {users, key}
+            self._use(record.backend, key)
+
+    def _use(self, backend: str, key: str) -> None:
+        users = self._users.get(backend)
+        if users is None:
+            self._users[backend] = key
+        elif isinstance(users, set):
+            users.add(key)
+        elif users != key:
+            self._users[backend] = {users, key}
 
     # ---- listeners: few, and all of them share the addresses
 
@@ -486,14 +494,3 @@ class ObjectTable:
             assert isinstance(record, Listener)
             wanted[name] = record
         return wanted, refused
-
-
-def _waits(key: str, missing: str) -> Problem:
-    return Problem(
-        path=path_of(key), message=f"waits for {missing}, which is not there", remedy=f"put {missing}", warning=True
-    )
-
-
-def _no_room(key: str) -> Problem:
-    kind = "servers in one backend" if "/servers/" in key else "middlewares, or concurrency limits, on one frontend"
-    return Problem(path=path_of(key), message=f"too many {kind}", remedy="remove some of its siblings")

@@ -204,7 +204,9 @@ class Control:
     async def reload(self, because: str) -> Outcome:
         """Bring what the store says now into force, or keep everything as it is and say why. One at a time."""
         if self.pipeline is not None:
-            return await self.pipeline.reload(because)
+            from bascule.process.rereading import reread
+
+            return await reread(self.pipeline, because)
         return await self.reloader.reload(because)
 
     async def _reload_on_signal(self) -> None:

@@ -33,7 +33,6 @@ from bascule.process.live_metrics import LiveMetrics
 from bascule.process.mirror import Mirror
 from bascule.process.notices import Notices
 from bascule.process.progress import Progress
-from bascule.process.reloading import Outcome
 from bascule.process.servers import InForceNow
 from bascule.process.unbound import Unbound
 from bascule.store.interface import Batch, Event, Reading, Store, StoreError
@@ -41,7 +40,7 @@ from bascule.store.interface import Batch, Event, Reading, Store, StoreError
 if TYPE_CHECKING:
     from bascule.change.compiled import CompiledSnapshot
     from bascule.change.gather import Gathered
-    from bascule.model.tree import Settings
+    from bascule.model.tree import Settings, Tree
     from bascule.model.tree import Store as StoreTable
     from bascule.process.control import Control
     from bascule.process.master import Master
@@ -78,6 +77,7 @@ class Pipeline:
         self.progress = Progress(master.publisher, self.metrics)
         self.settings = settings
         self.following = Following(store, master.log, self._on_reading, self._on_batch, self._on_store)
+        self._loaded: Tree | None = None
         self._gather = Gather(
             self.table.ledger.value, duration_ms(table.coalesce) / 1000, duration_ms(table.coalesce_max) / 1000
         )
@@ -95,20 +95,26 @@ class Pipeline:
 
     def load(self, reading: Reading) -> None:
         """Take the first state in: the store's, or the last good one."""
-        self.table.load(reading.entries, reading.identity, reading.revision)
+        self._loaded = self.table.load(reading.entries, reading.identity, reading.revision)
 
     def load_newer(self, reading: Reading) -> None:
         """Take the store's state in where another one was loaded before: what differs goes through the gates."""
         if not self._refuses(reading.identity, reading.revision):
             events = self._judge(self.table.differences(reading.entries), reading.revision, reading=True)
             self.table.identity = reading.identity
-            self.table.apply(events, reading.revision)
+            if self.table.apply(events, reading.revision).edits:
+                self._loaded = None
         self.following.go_on_from(reading.revision)
+
+    def tree(self) -> Tree:
+        """Return what is in force as a tree; at a start the one that was loaded."""
+        return self._loaded or self.table.tree()
 
     def compile_all(self, revision: int, addresses: dict[str, bytes]) -> CompiledSnapshot:
         """Compile everything for a start, and quarantine what cannot be."""
         self.compiling.identity = self.table.identity
-        compiled = self.compiling.first(self.table.tree(), addresses, revision, self.table.revision)
+        compiled = self.compiling.first(self.tree(), addresses, revision, self.table.revision)
+        self._loaded = None
         self._quarantine(compiled, self._nothing())
         return compiled
 
@@ -478,23 +484,3 @@ class Pipeline:
     async def read_again(self) -> None:
         """Read the store now and bring the differences into force, through all gates."""
         await self._on_reading(await self.store.read())
-
-    async def reload(self, because: str) -> Outcome:
-        """Read the store now: what `POST /v1/reload` and SIGHUP mean to a live store."""
-        before = self.master.publisher.revision
-        try:
-            await self.read_again()
-        except StoreError as error:
-            problem = Problem(message=str(error), remedy=error.remedy)
-            return Outcome(ok=False, changed=False, revision=self.revision, problems=(problem,))
-        applied = await self.until_applied(self.revision, APPLIED_S)
-        changed = self.master.publisher.revision != before
-        self.master.log.info("read the store again", because=because, revision=self.revision, changed=changed)
-        return Outcome(
-            ok=applied.applied,
-            changed=changed,
-            revision=self.revision,
-            applied=applied.applied,
-            lagging=applied.lagging,
-            problems=tuple(Problem(message=reason, warning=True) for reason in applied.held),
-        )
