@@ -5,6 +5,7 @@ Everything that writes (objects, apply, rollback, drain, registration) ends in `
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -23,6 +24,7 @@ from bascule.model.quantities import duration_ms
 from bascule.store.interface import Compare, ConflictError, Entry, Put, Remove, Transaction
 
 ATTEMPTS_MAX: Final = 5
+RETRY_S: Final = 0.02
 WAIT_MAX_MS: Final = 60_000
 Operations = Sequence[Put | Remove]
 
@@ -84,7 +86,11 @@ async def carry_out(
         message=message or call.message,
     )
     with _place_to_wait(api, query):
-        revision = await store.commit(transaction)
+        try:
+            revision = await store.commit(transaction)
+        except ConflictError as error:
+            api.committed = max(api.committed, error.modified)  # what is read next shall know of it
+            raise
         api.committed = max(api.committed, revision)
         api.program.audit(call.principal.name, "change", revision=revision, keys=_summary(operations))
         applied = await _wait(api, query, revision)
@@ -144,6 +150,7 @@ async def amend(
         except ConflictError:
             if call.if_match or attempt == ATTEMPTS_MAX:
                 raise
+            await asyncio.sleep(RETRY_S * attempt)
     raise AssertionError("unreachable")
 
 
