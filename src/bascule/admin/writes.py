@@ -118,7 +118,11 @@ def _place_to_wait(api: Api, query: object) -> contextlib.AbstractContextManager
 
 async def _wait(api: Api, query: object, revision: int) -> Applied:
     timeout_ms = min(duration_ms(query.timeout), WAIT_MAX_MS) if isinstance(query, WaitQuery) and query.wait else 0
-    return await api.live.until_applied(revision, timeout_ms / 1000)
+    applied = await api.live.until_applied(revision, timeout_ms / 1000)
+    if api.live.freeze_state() is not None:
+        # What is in force may come from another store, whose revisions cannot be compared with this one.
+        return msgspec.structs.replace(applied, applied=False)
+    return applied
 
 
 def written(revision: int, applied: Applied, **more: Any) -> Written:
