@@ -32,6 +32,7 @@ from bascule.process.mirror import Mirror
 from bascule.process.notices import Notices
 from bascule.process.progress import Progress
 from bascule.process.reloading import Outcome
+from bascule.process.servers import InForceNow
 from bascule.store.interface import Batch, Event, Reading, Store, StoreError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from bascule.model.tree import Store as StoreTable
     from bascule.process.control import Control
     from bascule.process.master import Master
+    from bascule.process.servers import Servers
 
 REVIEW_S: Final = 1.0
 """How often the gates are asked what they need to hold no longer."""
@@ -64,7 +66,8 @@ class Pipeline:
         self.master = master
         self.store = store
         self.table = ObjectTable(settings)
-        self.guard = Guard(self.table, table, directory, master.log)
+        now = InForceNow(self.table, lambda: self._control)
+        self.guard = Guard(self.table, table, directory, master.log, in_force=now)
         self.gates = self.guard.gates
         self.notices = Notices()
         self.metrics = LiveMetrics()
@@ -128,6 +131,8 @@ class Pipeline:
         """Begin to follow the store."""
         self._control = control
         self.notices = control.broadcast
+        if self._compiled:
+            control.servers.load(self.table.tree().backends)
         control.spawn(self.following.run())
         control.spawn(self._take())
         control.spawn(self._look_after())
@@ -161,6 +166,10 @@ class Pipeline:
         """Ask the gates now and then what they need not hold any longer, and try again to bind what could not be."""
         while True:
             await asyncio.sleep(REVIEW_S)
+            departed = self._servers.departures.due()
+            if departed:
+                async with self._lock:
+                    await self._bring_into_force(Changes(self.table.revision, departed, {}, standing=[]), 0.0)
             if self.gates.freeze_state() is not None:
                 continue
             if self.gates.held:
@@ -176,6 +185,11 @@ class Pipeline:
                     for key in due:
                         self._unbound.pop(key, None)
                     await self._bring_into_force(self.table.again(due), 0.0)
+
+    @property
+    def _servers(self) -> Servers:
+        assert self._control is not None
+        return self._control.servers
 
     @property
     def _lock(self) -> asyncio.Lock:
@@ -229,6 +243,7 @@ class Pipeline:
         await self._apply(self._judge(gathered.events, gathered.revision), gathered.revision, gathered.since_s)
 
     def _judge(self, events: Sequence[Event], revision: int, *, reading: bool = False) -> Sequence[Event]:
+        self._servers.departures.saw(events)
         verdict = self.gates.judge(events, reading=reading)
         if verdict.held or verdict.returned or verdict.released:
             self.guard.note_gates()
@@ -252,9 +267,16 @@ class Pipeline:
         if listeners:
             await self._bind(changes)
         if changes.edits or not self._compiled:
+            first = not self._compiled
+            if not first:
+                changes.edits = control.servers.soften(changes.edits, changes.before)
             compiled = await self._compile(changes)
             if listeners:
                 await control.unbind(self._wanted_listeners())
+            if first:
+                control.servers.load(self.table.tree().backends)
+            else:
+                control.servers.apply(changes.edits, self.table)
             if compiled is not None:
                 control.publish(compiled.revision, compiled.image)
                 self.metrics.published += 1

@@ -97,6 +97,8 @@ class Reloader:
         except BaseException:
             os.close(descriptor)
             raise
+        if master.options["command"] == "run":
+            self._control.servers.load(loaded.tree.backends)
         if master.keeper is not None:  # it first: see Control.publish
             self._control.tell_keeper({"type": "settings", **loaded.process_settings()})
             self._control.tell_keeper({"type": "snapshot", "revision": compiled.revision}, [descriptor])
