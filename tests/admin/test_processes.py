@@ -1,5 +1,6 @@
 """The admin API of a real load balancer: workers that lag, masters that are replaced, configurations that are files."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from bascule.store.embedded import EmbeddedStore
+from bascule.store.interface import Put, Remove, Transaction
 from cli.conftest import LiveBalancer
 from kit.waiting import free_port, until
 from process.balancer import Balancer, UnixConnection, gone, tree
@@ -110,3 +113,21 @@ def test_of_a_file_objects_can_be_read_and_not_written(tmp_path_factory: pytest.
         assert str(balancer.config) in problem["detail"]
         assert problem["remedy"]
         assert ask(balancer, "GET", "/v1/objects")[0] == 200
+
+
+def test_what_the_store_was_told_meanwhile_is_in_force_after_a_start(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with LiveBalancer(tmp_path_factory.mktemp("again")) as balancer:
+        assert ask(balancer, "PUT", "/v1/backends/before?wait=applied&timeout=30s", {})[1]["applied"]
+        balancer.signal(signal.SIGTERM)
+        assert balancer.wait() == 0
+
+        async def change() -> None:
+            store = EmbeddedStore(str(balancer.state / "store.sqlite"))
+            await store.commit(Transaction((Remove("backends/before"), Put("backends/meanwhile", b"{}"))))
+            await store.close()
+
+        asyncio.run(change())
+        balancer.start()
+        keys = [item["key"] for item in ask(balancer, "GET", "/v1/backends")[1]["items"]]
+        assert keys == ["backends/meanwhile"]
+        assert ask(balancer, "PUT", "/v1/backends/after?wait=applied&timeout=30s", {})[1]["applied"]
