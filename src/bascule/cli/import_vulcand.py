@@ -19,7 +19,11 @@ from bascule.store.vulcand.convert import Conversion, convert
 
 @click.group(name="import")
 def import_group() -> None:
-    """Convert the configuration of another load balancer."""
+    """Convert the configuration of another load balancer.
+
+    \b
+    bascule import vulcand --etcd 10.0.0.1:2379 -o bascule.toml
+    """
 
 
 @import_group.command()
