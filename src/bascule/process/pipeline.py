@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from bascule.model.tree import Store as StoreTable
     from bascule.process.control import Control
     from bascule.process.master import Master
-    from bascule.process.servers import Servers
 
 REVIEW_S: Final = 1.0
 """How often the gates are asked what they need to hold no longer."""
@@ -66,8 +65,8 @@ class Pipeline:
         self.master = master
         self.store = store
         self.table = ObjectTable(settings)
-        now = InForceNow(self.table, lambda: self._control)
-        self.guard = Guard(self.table, table, directory, master.log, in_force=now)
+        self._now = InForceNow(self.table, lambda: self._control)
+        self.guard = Guard(self.table, table, directory, master.log, in_force=self._now)
         self.gates = self.guard.gates
         self.notices = Notices()
         self.metrics = LiveMetrics()
@@ -166,8 +165,7 @@ class Pipeline:
         """Ask the gates now and then what they need not hold any longer, and try again to bind what could not be."""
         while True:
             await asyncio.sleep(REVIEW_S)
-            departed = self._servers.departures.due()
-            if departed:
+            if departed := self._now.departures.due():
                 async with self._lock:
                     await self._bring_into_force(Changes(self.table.revision, departed, {}, standing=[]), 0.0)
             if self.gates.freeze_state() is not None:
@@ -185,11 +183,6 @@ class Pipeline:
                     for key in due:
                         self._unbound.pop(key, None)
                     await self._bring_into_force(self.table.again(due), 0.0)
-
-    @property
-    def _servers(self) -> Servers:
-        assert self._control is not None
-        return self._control.servers
 
     @property
     def _lock(self) -> asyncio.Lock:
@@ -243,7 +236,7 @@ class Pipeline:
         await self._apply(self._judge(gathered.events, gathered.revision), gathered.revision, gathered.since_s)
 
     def _judge(self, events: Sequence[Event], revision: int, *, reading: bool = False) -> Sequence[Event]:
-        self._servers.departures.saw(events)
+        self._now.departures.saw(events)
         verdict = self.gates.judge(events, reading=reading)
         if verdict.held or verdict.returned or verdict.released:
             self.guard.note_gates()
@@ -267,16 +260,9 @@ class Pipeline:
         if listeners:
             await self._bind(changes)
         if changes.edits or not self._compiled:
-            first = not self._compiled
-            if not first:
-                changes.edits = control.servers.soften(changes.edits, changes.before)
             compiled = await self._compile(changes)
             if listeners:
                 await control.unbind(self._wanted_listeners())
-            if first:
-                control.servers.load(self.table.tree().backends)
-            else:
-                control.servers.apply(changes.edits, self.table)
             if compiled is not None:
                 control.publish(compiled.revision, compiled.image)
                 self.metrics.published += 1
@@ -295,6 +281,7 @@ class Pipeline:
         assert control is not None
         if not self._compiled:
             return await self._compile_first(control)
+        changes.edits = control.servers.soften(changes.edits, changes.before)
         if self.names.apply(changes.edits):
             self.compiler.set_addresses(await control.look_up(self.names.wanted()))
         if len(changes.edits) < COMPILE_IN_THREAD:
@@ -302,12 +289,15 @@ class Pipeline:
         else:
             compiled = await asyncio.to_thread(self.compiler.apply, changes.edits, revision=publisher.revision + 1)
         self._quarantine_rejected(compiled.rejected, changes)
+        control.servers.apply(changes.edits, self.table)
         return compiled
 
     async def _compile_first(self, control: Control) -> CompiledSnapshot | None:
         """Compile everything: as a successor, or after something went wrong."""
         publisher = self.master.publisher
-        self.names.load(self.table.tree())
+        tree = self.table.tree()
+        self.names.load(tree)
+        control.servers.load(tree.backends)
         addresses = await control.look_up(self.names.wanted())
         same = self.compile_all(publisher.revision, addresses)
         if same.image == publisher.image():
