@@ -3,6 +3,9 @@
 class EngineError(RuntimeError):
     """The engine cannot start or adopt; the message says why."""
 
+class UnknownBaseError(EngineError):
+    """The snapshot names a routes base that this engine does not have: send it both."""
+
 class Engine:
     """One event loop over all clients and servers of a worker.
 
@@ -44,10 +47,11 @@ class Engine:
         Errors: OSError.
         """
 
-    def adopt(self, fd: int) -> int:
-        """Verifies and adopts the snapshot image behind `fd`; returns its revision. Exchanges under way keep theirs.
+    def adopt(self, fd: int, base_fd: int = -1) -> int:
+        """Verifies and adopts the snapshot behind `fd`; returns its revision. Exchanges under way keep theirs.
 
-        Errors: EngineError; the snapshot in force stays.
+        `base_fd` is the routes base that a records image names, -1 when it is that of the snapshot in force: what is
+        known is not looked at again. Errors: UnknownBaseError when it is not, EngineError; the snapshot in force stays.
         """
 
     def lend(self, listener_id: str, slot: int, fd: int) -> None:

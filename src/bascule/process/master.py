@@ -189,7 +189,7 @@ class Boot:
             master.directory = Directory(master.regions[0])
             del descriptors[: hello["regions"]]
         if hello["snapshot"]:
-            master.publisher.hold(hello["revision"], descriptors[0])
+            master.publisher.hold(hello["revision"], *descriptors)
 
     def make_regions(self, objects: int, limits_bytes: int) -> None:
         """Make the shared regions, with room for twice as many objects, unless a predecessor has."""
