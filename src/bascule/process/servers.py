@@ -54,13 +54,6 @@ class InForceNow:
                 found[name] = control.servers.ready(backend, name)
         return found
 
-    @property
-    def departures(self) -> Departures:
-        """Return who goes."""
-        control = self._control()
-        assert control is not None
-        return control.servers.departures
-
     def passing(self, backend: str, server: str) -> bool:
         """Tell whether nothing speaks against a server: what the gates ask before they hold it."""
         control = self._control()
