@@ -101,7 +101,6 @@ def test_text_of_a_live_store() -> None:
             "standings": [
                 {"backend": "app", "server": "a1", "state": "unhealthy", "share": 0, "reason": "connection refused"},
                 {"backend": "app", "server": "a2", "state": "ramping", "share": 0.25, "reason": ""},
-                {"backend": "app", "server": "a3", "state": "serving", "share": 1, "reason": ""},
             ],
             "ignored_checks": ["old"],
             "departed": [
@@ -118,10 +117,11 @@ def test_text_of_a_live_store() -> None:
         "frozen: another cluster",
         "    look first",
         "",
-        "server app/a1 is unhealthy: connection refused",
-        "server app/a2 is ramping at 25% of its share",
-        "all servers of old fail their health check: it is ignored",
-        "server app/a4 has left and finishes what it has",
+        "backend old: every server fails its health check, so the check is ignored",
+        "app/a1 unhealthy: connection refused",
+        "app/a2 ramping, 25% of its weight",
+        "app/a4 left, draining",
+        "app/a5 left",
     ]
 
 

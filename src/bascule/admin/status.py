@@ -122,34 +122,6 @@ class StoreStatus(msgspec.Struct, frozen=True):
     """So many revisions are heard of and not in force."""
 
 
-class Standing(msgspec.Struct, frozen=True):
-    """A server that a health check or a slow start is about: bascule.change.leases.Standing."""
-
-    backend: str
-    server: str
-    state: str
-    share: float = 1.0
-    reason: str = ""
-
-
-class Departed(msgspec.Struct, frozen=True):
-    """A server that is gone, or going: bascule.change.departures.Departed."""
-
-    backend: str
-    server: str
-    how: str
-    draining: bool = False
-
-
-class ServersStatus(msgspec.Struct, frozen=True):
-    """Servers that do not plainly serve."""
-
-    standings: tuple[Standing, ...] = ()
-    ignored_checks: tuple[str, ...] = ()
-    """Backends whose servers all fail their check: it is ignored."""
-    departed: tuple[Departed, ...] = ()
-
-
 class FreezeStatus(msgspec.Struct, frozen=True):
     """Why nothing new comes into force: bascule.change.live.Freeze."""
 
@@ -199,7 +171,6 @@ class Status(msgspec.Struct, frozen=True):
     objects: dict[str, int] = {}
     """How many stored objects are in which state."""
     freeze: FreezeStatus | None = None
-    servers: ServersStatus = ServersStatus()
 
 
 # ---- document ----
@@ -262,7 +233,6 @@ def _object_status(totals: ObjectTotals) -> ObjectStatus:
 
 # ---- text ----
 
-NOTES_MAX = 20
 _ODD_STATES = ("waiting", "quarantined", "held")
 _SHED_NAMES = {
     "client": "idle client connections",
@@ -364,26 +334,8 @@ def _notes(status: Status) -> str:
             lines += [f"      {problem.remedy}"] if problem.remedy else []
     lines += [text for warning in status.warnings for text in warning.splitlines()[:1]]
     lines += [f"{name} cannot be looked up: {reason}" for name, reason in sorted(status.unresolved.items())]
-    lines += _server_notes(status.servers)
     lines += [f"worker {death.worker} has died {death.deaths} times: {death.reason}" for death in status.deaths]
     return "\n".join([*lines, ""]) if lines else ""
-
-
-def _server_notes(servers: ServersStatus) -> list[str]:
-    lines = []
-    for row in servers.standings:
-        if row.state in ("serving", "down"):
-            continue
-        share = f" at {row.share:.0%} of its share" if row.state == "ramping" else ""
-        lines.append(
-            f"server {row.backend}/{row.server} is {row.state}{share}" + (f": {row.reason}" if row.reason else "")
-        )
-    lines += [f"all servers of {name} fail their health check: it is ignored" for name in servers.ignored_checks]
-    for gone in servers.departed:
-        if gone.draining or gone.how == "vanished":
-            state = "has left and finishes what it has" if gone.draining else "has vanished: its lease ran out"
-            lines.append(f"server {gone.backend}/{gone.server} {state}")
-    return lines[:NOTES_MAX] + ([f"and {len(lines) - NOTES_MAX} more servers"] if len(lines) > NOTES_MAX else [])
 
 
 def _workers_table(status: Status) -> str:
