@@ -8,7 +8,7 @@ LISTENER = struct.Struct("<2I 12I 2Q")
 BACKEND = struct.Struct("<2I 11I 3I")
 SERVER = struct.Struct("<8I 2I H B 5x")
 FRONTEND = struct.Struct("<2I 4I i I Q")
-MIDDLEWARE = struct.Struct("<2I Q 2I 2I 2I" + "QQII" * 4 + "2Q")
+MIDDLEWARE = struct.Struct("<2I Q 2I 2I 2I" + "QQII" * 4 + "i 3I")
 NETWORK = struct.Struct("<16s I")
 NO_INDEX = 0xFFFFFFFF
 
@@ -58,7 +58,7 @@ class Image(NamedTuple):
 def read_image(image: bytes) -> Image:
     """Return everything but the routes."""
     magic, version, header_size, size, revision, _, count = HEADER.unpack_from(image)
-    assert (magic, version, header_size, size, count) == (b"BSCLSNAP", 1, 512, len(image), 24)
+    assert (magic, version, header_size, size, count) == (b"BSCLSNAP", 2, 512, len(image), 24)
     sections = []
     for number in range(count):
         offset, length = struct.unpack_from("<QQ", image, HEADER.size + 16 * number)

@@ -267,11 +267,25 @@ def test_another_identity_freezes_until_adopted() -> None:
     assert gates.position("b", 500, "b", 500) is None
 
 
-def test_a_lower_revision_freezes_until_it_has_caught_up() -> None:
+def test_the_former_store_again_ends_its_freeze() -> None:
     gates = Gates(Table())
-    assert "went back" in (gates.position("a", 99, "a", 100) or pytest.fail("not frozen")).reason
-    assert gates.position("a", 100, "a", 100) is None
+    gates.position("b", 500, "a", 100)
+    assert gates.position("a", 101, "a", 100) is None
     assert gates.freeze_state() is None
+
+
+def test_a_lower_revision_freezes_until_adopted_also_when_it_has_caught_up() -> None:
+    gates = Gates(Table())
+    freeze = gates.position("a", 99, "a", 100)
+    assert freeze is not None
+    assert "went back" in freeze.reason
+    assert gates.position("a", 100, "a", 100) == freeze, "the same number, another history"
+    successor = Gates(Table())
+    successor.restore(gates.state())
+    assert successor.position("a", 200, "a", 100) == freeze
+    successor.adopt()
+    assert successor.position("a", 200, "a", 200) is None
+    assert successor.freeze_state() is None
 
 
 def test_with_nothing_in_force_every_store_is_right() -> None:

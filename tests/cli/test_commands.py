@@ -98,7 +98,7 @@ def test_diff(sound: str, tmp_path: Path, broken: str, capsys: pytest.CaptureFix
     new.write_text(SOUND.replace("9001", "9002") + "[backends.more]\n")
     assert main(["diff", sound, str(new)]) == 0
     assert capsys.readouterr().out == (
-        '~ backends.app.servers.a1\n    url: "http://127.0.0.1:9001" -> "http://127.0.0.1:9002"\n+ backends.more\n'
+        '~ backends/app/servers/a1\n    url: "http://127.0.0.1:9001" -> "http://127.0.0.1:9002"\n+ backends/more\n'
     )
     assert main(["diff", "--json", sound, str(new)]) == 0
     assert [change["action"] for change in json.loads(capsys.readouterr().out)] == ["changed", "added"]

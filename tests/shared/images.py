@@ -94,7 +94,8 @@ def sample_sections() -> dict[int, bytes]:
 def with_checksum(image: bytes | bytearray) -> bytes:
     """The image with the checksum its body has now, so that damage reaches the checks behind the checksum."""
     fixed = bytearray(image)
-    fixed[32:36] = struct.pack("<I", zlib.crc32(fixed[HEADER_SIZE:]))
+    fixed[32:36] = bytes(4)
+    fixed[32:36] = struct.pack("<I", zlib.crc32(fixed))
     return bytes(fixed)
 
 

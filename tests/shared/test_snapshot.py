@@ -53,7 +53,7 @@ def test_assembly_refuses_unknown_sections(number: int) -> None:
     [
         (lambda i: i[:511], "shorter than its header"),
         (lambda i: b"XSCLSNAP" + i[8:], "not a snapshot image"),
-        (lambda i: i[:8] + b"\2" + i[9:], "another layout"),
+        (lambda i: i[:8] + b"\1" + i[9:], "another layout"),
         (lambda i: i[:-8], "sizes in the image"),
         (lambda i: i + bytes(8), "sizes in the image"),
         (lambda i: i[:511] + b"\1" + i[512:], "sizes in the image"),

@@ -41,7 +41,7 @@ from bascule.request.s4_limit cimport limit
 from bascule.request.s5_balance cimport balance_pick
 from bascule.request.s7_respond cimport compose as response_compose, decide_framing
 from bascule.request.s9_account cimport account_begin, account_end, account_route, account_server
-from bascule.routing.match cimport RouteTable, route_table_close, route_table_open
+from bascule.routing.table cimport RouteTable, route_table_close, route_table_open
 from bascule.shared.limits cimport limits_open
 from bascule.shared.snapshot cimport ServerRecord, Snapshot, snapshot_open
 from bascule.shared.statistics cimport statistics_open

@@ -6,6 +6,7 @@ from libc.stdlib cimport calloc, free
 
 from bascule.codec.head cimport heads_bind
 from bascule.codec.llhttp cimport llhttp_bind
+from bascule.engine.adoption cimport snapshot_adopt
 from bascule.engine.connection cimport conn_close, graveyard_bury
 from bascule.engine.listeners cimport (
     listener_find,
@@ -62,13 +63,15 @@ from bascule.engine.types cimport (
 )
 from bascule.request.exchange cimport clients_hasten, exchange_gone, snapshot_unpin
 from bascule.request.s9_account cimport access_log_flush
-from bascule.routing.match cimport RouteTable, route_table_open
 from bascule.shared.limits cimport limits_open
-from bascule.shared.snapshot cimport Snapshot, snapshot_open
+from bascule.shared.snapshot cimport SNAPSHOT_UNKNOWN_BASE, Snapshot
 from bascule.shared.statistics cimport statistics_open
+from bascule.shared.verdicts cimport verdicts_open
 
 import os
 import stat
+
+from bascule.shared.snapshot import describe
 
 cdef enum:
     COMPOSE_BYTES = BUF_BYTES + 8192
@@ -76,6 +79,10 @@ cdef enum:
 
 class EngineError(RuntimeError):
     """The engine cannot start or adopt; the message says why."""
+
+
+class UnknownBaseError(EngineError):
+    """The snapshot names a routes base that this engine does not have: send it both."""
 
 
 cdef object map_region(int fd, str what, uint8_t** base, uint64_t* size):
@@ -99,6 +106,8 @@ cdef class Engine:
     cdef uint64_t statistics_size
     cdef uint8_t* limits_base
     cdef uint64_t limits_size
+    cdef uint8_t* verdicts_base
+    cdef uint64_t verdicts_size
 
     def __cinit__(self):
         self.c = <CEngine*>calloc(1, sizeof(CEngine))
@@ -107,7 +116,8 @@ cdef class Engine:
         self.c.epoll_fd = -1
         self.c.timer_fd = -1
 
-    def __init__(self, *, int worker, int statistics_fd, int limits_fd=-1, uint64_t memory_bytes=536870912,
+    def __init__(self, *, int worker, int statistics_fd, int limits_fd=-1, int verdicts_fd=-1,
+                 uint64_t memory_bytes=536870912,
                  int access_log_fd=-1):
         cdef CEngine* c = self.c
         cdef int result
@@ -126,6 +136,10 @@ cdef class Engine:
             if result != 0:
                 raise EngineError(f"the limits region is not one this version knows (error {result})")
             c.limits_on = True
+        if verdicts_fd >= 0:
+            map_region(verdicts_fd, "verdicts", &self.verdicts_base, &self.verdicts_size)
+            if not verdicts_open(&c.verdicts, self.verdicts_base, self.verdicts_size):
+                raise EngineError("the verdicts region is not one this version knows")
         self.start(memory_bytes)
         if access_log_fd >= 0:
             self.log_to(access_log_fd)
@@ -177,32 +191,22 @@ cdef class Engine:
             raise OSError(errno, os.strerror(errno))
 
     # ---- configuration -----------------------------------------------------------------------------------------------------
-    def adopt(self, int fd):
+    def adopt(self, int fd, int base_fd=-1):
         cdef CEngine* c = self.c
         cdef uint64_t size = os.fstat(fd).st_size
-        cdef Snapshot* snapshot
+        cdef uint64_t base_size = os.fstat(base_fd).st_size if base_fd >= 0 else 0
+        cdef Snapshot* snapshot = NULL
         cdef Snapshot* old = c.snapshot
-        cdef RouteTable* routes
         cdef bint lapsed
         cdef int result
-        cdef void* mapped = mmap(NULL, size if size else 1, PROT_READ, MAP_SHARED, fd, 0)
-        if mapped == MAP_FAILED:
-            raise EngineError(f"cannot map the snapshot: {os.strerror(errno)}")
-        snapshot = <Snapshot*>calloc(1, sizeof(Snapshot))
-        if snapshot == NULL:
-            munmap(mapped, size)
-            raise MemoryError
         with nogil:
-            result = snapshot_open(snapshot, <const uint8_t*>mapped, size)
-            routes = route_table_open(<const uint8_t*>mapped, size, snapshot.frontend_count) if result == 0 else NULL
-        if result != 0 or routes == NULL:
-            free(snapshot)
-            munmap(mapped, size)
-            raise EngineError(f"snapshot refused: error {result}" if result else "snapshot refused: its routes do not open")
-        snapshot.base = <const uint8_t*>mapped
-        snapshot.size = size
-        snapshot.routes = routes
-        snapshot.references = 1
+            result = snapshot_adopt(&snapshot, fd, size, base_fd, base_size, old)
+        if result < 0:
+            raise EngineError(f"cannot map the snapshot: {os.strerror(-result)}")
+        if result == SNAPSHOT_UNKNOWN_BASE and base_fd < 0:
+            raise UnknownBaseError(f"snapshot refused: {describe(result)}")
+        if result != 0:
+            raise EngineError(f"snapshot refused: {describe(result)}")
         # Order: listeners first, so that a request accepted with new bounds never meets the old snapshot's absence.
         lapsed = listeners_adopt(c, snapshot)
         if lapsed:
@@ -320,6 +324,8 @@ cdef class Engine:
             munmap(self.statistics_base, self.statistics_size)
         if self.limits_base != NULL:
             munmap(self.limits_base, self.limits_size)
+        if self.verdicts_base != NULL:
+            munmap(self.verdicts_base, self.verdicts_size)
         free(c)
 
     # ---- what is going on ------------------------------------------------------------------------------------------------------

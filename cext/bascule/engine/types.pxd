@@ -23,6 +23,7 @@ from bascule.engine.timers cimport Timer, Wheel
 from bascule.shared.limits cimport LimitTable
 from bascule.shared.snapshot cimport BackendRecord, FrontendRecord, ListenerRecord, Network, ServerRecord, Snapshot
 from bascule.shared.statistics cimport StatBlock, StatSegment
+from bascule.shared.verdicts cimport VerdictTable
 
 
 cdef enum:
@@ -325,6 +326,7 @@ cdef struct Engine:
     StatSegment statistics
     LimitTable limits
     bint limits_on
+    VerdictTable verdicts         # of servers; count 0 without a region
     Shed shed
     bint draining
     uint64_t drain_deadline_us

@@ -47,7 +47,7 @@ from bascule.engine.types cimport (
     output_empty,
 )
 from bascule.request.s9_account cimport account_begin, account_end
-from bascule.routing.match cimport RouteTable, route_table_close
+from bascule.routing.table cimport RouteTable, route_table_close
 from bascule.shared.concurrency cimport limits_release
 from bascule.shared.statistics cimport ERROR_CLIENT_GONE
 

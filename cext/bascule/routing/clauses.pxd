@@ -46,12 +46,15 @@ cdef struct Clause:
     uint8_t path_rest             # ENTRY_REST
     uint8_t path_root             # PathPrefix("/"): only the id is less than it
     uint8_t param_count
+    uint8_t dead                  # its frontend has another route by now: no part of the table
     uint32_t refs                 # index into the uint32 array of Clauses.refs
+    uint32_t position             # of a delta: how many clauses of the base come before it; NO_INDEX = not looked up yet
 
 cdef class Clauses:
     cdef Clause* clauses
     cdef uint64_t clause_count
     cdef uint64_t clause_capacity
+    cdef uint64_t dead_count
     cdef Piece* pieces
     cdef uint64_t piece_count
     cdef uint64_t piece_capacity
@@ -69,8 +72,11 @@ cdef class Clauses:
     cdef uint32_t frontend_bound  # 1 + the largest frontend index
 
     cdef uint32_t intern_image(self, const char* text, uint32_t length) except? 0xFFFFFFFF   # into the strings of the image
+    cdef uint64_t kill(self, uint32_t frontend, uint64_t before) noexcept  # those of a frontend among the first `before`; how many
     cdef int add(self, uint32_t frontend, str frontend_id, str expression, int32_t priority) except -1
-    cdef int add_clauses(self, uint32_t frontend, str frontend_id, int32_t priority) except -1
+    cdef int add_utf8(self, uint32_t frontend, const char* id_text, uint32_t id_length, const char* text, uint32_t length,
+                      int32_t priority) except -1
+    cdef int add_clauses(self, uint32_t frontend, const char* id_text, uint32_t id_length, int32_t priority) except -1
     cdef int add_clause(self, Literals* literals, uint32_t frontend, uint32_t id_offset, uint16_t id_length,
                         int32_t priority) except -1
     cdef void drop_repeats(self, Literals* literals) noexcept

@@ -17,6 +17,7 @@ from bascule.routing.layout cimport (
     PREDICATE_QUERY_IS, PREDICATE_QUERY_REGEXP, SEGMENT_LITERAL, TAIL_ANY, PredicateRecord, SegmentRecord,
 )
 from bascule.routing.pattern cimport Pattern, PatternSegment, Prepared
+from bascule.shared.snapshot cimport NO_INDEX
 
 
 cdef int flatten(Expression* e, uint32_t index, Literals* out) noexcept:
@@ -84,18 +85,33 @@ cdef class Clauses:
         interner_free(&self.segments)
         interner_free(&self.refs)
 
+    cdef uint64_t kill(self, uint32_t frontend, uint64_t before) noexcept:
+        cdef uint64_t killed = 0, i
+        for i in range(before):
+            if self.clauses[i].frontend == frontend and not self.clauses[i].dead:
+                self.clauses[i].dead = 1
+                killed += 1
+        self.dead_count += killed
+        return killed
+
     cdef int add(self, uint32_t frontend, str frontend_id, str expression, int32_t priority) except -1:
         """Adds the clauses of one route, all or (with RouteError) none."""
-        cdef Py_ssize_t length = 0
+        cdef Py_ssize_t length = 0, id_length = 0
         cdef const char* text = PyUnicode_AsUTF8AndSize(expression, &length)
+        cdef const char* id_text = PyUnicode_AsUTF8AndSize(frontend_id, &id_length)
+        return self.add_utf8(frontend, id_text, <uint32_t>min(id_length, 0x7FFFFFFF), text, <uint32_t>min(length, 0x7FFFFFFF),
+                             priority)
+
+    cdef int add_utf8(self, uint32_t frontend, const char* id_text, uint32_t id_length, const char* text, uint32_t length,
+                      int32_t priority) except -1:
         cdef Expression* e = self.expression
         cdef uint64_t clause_count = self.clause_count, piece_count = self.piece_count, text_used = self.text_used
         cdef uint32_t i
-        expression_parse(e, text, <uint32_t>min(length, 0x7FFFFFFF))
+        expression_parse(e, text, length)
         for i in range(e.call_count):
             prepare_call(e, &e.calls[i], &self.patterns[i], &self.prepared[i], self.regexps)
         try:
-            self.add_clauses(frontend, frontend_id, priority)
+            self.add_clauses(frontend, id_text, min(id_length, 65535), priority)
         except BaseException:
             self.clause_count, self.piece_count, self.text_used = clause_count, piece_count, text_used
             raise
@@ -103,22 +119,20 @@ cdef class Clauses:
             self.frontend_bound = frontend + 1
         return 0
 
-    cdef int add_clauses(self, uint32_t frontend, str frontend_id, int32_t priority) except -1:
+    cdef int add_clauses(self, uint32_t frontend, const char* id_text, uint32_t id_length, int32_t priority) except -1:
         cdef Literals literals
-        cdef Py_ssize_t id_length = 0
-        cdef const char* id_text = PyUnicode_AsUTF8AndSize(frontend_id, &id_length)
-        cdef uint32_t id_offset = self.copy_text(id_text, <uint32_t>min(id_length, 65535), False)
+        cdef uint32_t id_offset = self.copy_text(id_text, id_length, False)
         cdef uint32_t added = 0
         literals.count = 0
         if flatten(self.expression, self.expression.root, &literals):
-            added += self.add_clause(&literals, frontend, id_offset, <uint16_t>min(id_length, 65535), priority)
+            added += self.add_clause(&literals, frontend, id_offset, <uint16_t>id_length, priority)
         else:
             for clause in alternatives(self.expression, self.expression.root, False):
                 literals.count = 0
                 for ref in clause:
                     literals.refs[literals.count] = ref
                     literals.count += 1
-                added += self.add_clause(&literals, frontend, id_offset, <uint16_t>min(id_length, 65535), priority)
+                added += self.add_clause(&literals, frontend, id_offset, <uint16_t>id_length, priority)
         if not added:
             expression_fail(self.expression, "the expression can never be true", 0,
                             "a request has one host, one path and one method: join alternatives with || instead of &&")
@@ -135,6 +149,7 @@ cdef class Clauses:
             return 0
         memset(&clause, 0, sizeof(Clause))
         clause.frontend = frontend
+        clause.position = NO_INDEX
         clause.priority = priority
         clause.id = id_offset
         clause.id_length = id_length

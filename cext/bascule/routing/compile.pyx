@@ -3,14 +3,14 @@
 from libc.stdint cimport int32_t, uint32_t
 
 from bascule.routing.clauses cimport Clauses
-from bascule.routing.trie cimport build_routes
+from bascule.routing.trie cimport RouteTableSections, build_routes
 
 
 cdef class RouteCompiler:
     """Collects routes, then gives their sections and conflicts."""
     cdef Clauses clauses
     cdef dict names               # frontend index -> id
-    cdef tuple built              # (sections, pairs); None after an add
+    cdef RouteTableSections built  # None after an add
 
     def __cinit__(self):
         self.clauses = Clauses()
@@ -23,15 +23,15 @@ cdef class RouteCompiler:
 
     def sections(self):
         if self.built is None:
-            self.built = build_routes(self.clauses)
-        return self.built[0]
+            self.built = build_routes(self.clauses, False)
+        return self.built.sections
 
     def conflicts(self):
         self.sections()
-        if not self.built[1]:
+        if not self.built.conflicts:
             return []
         from bascule.routing.conflict import Conflict  # imports dataclasses: 20 ms of CPU
 
         return [
-            Conflict(winner, loser, self.names[winner], self.names[loser]) for winner, loser in dict.fromkeys(self.built[1])
+            Conflict(winner, loser, self.names[winner], self.names[loser]) for winner, loser in dict.fromkeys(self.built.conflicts)
         ]

@@ -13,6 +13,6 @@ cdef struct Interner:
     uint64_t count
 
 # Makes room for `needed` items of `item` bytes; keeps what is there. MemoryError, or OverflowError beyond 2^32 items.
-cdef int grow(void** data, uint64_t* capacity, uint64_t needed, size_t item) except -1
+cdef int grow(void** data, uint64_t* capacity, uint64_t needed, size_t item) except -1 nogil
 cdef uint32_t intern_blob(Interner* interner, const void* blob, uint32_t length) except? 0xFFFFFFFF
 cdef void interner_free(Interner* interner) noexcept

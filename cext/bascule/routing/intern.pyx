@@ -7,20 +7,22 @@ from libc.string cimport memcmp, memcpy, memset
 from bascule.routing.layout cimport route_hash
 
 
-cdef int grow(void** data, uint64_t* capacity, uint64_t needed, size_t item) except -1:
+cdef int grow(void** data, uint64_t* capacity, uint64_t needed, size_t item) except -1 nogil:
     cdef uint64_t wanted = capacity[0]
     cdef void* moved
     if needed <= wanted:
         return 0
     if needed >= 0xFFFFFFF0ULL:
-        raise OverflowError("the routing image would pass 4 GiB; split the configuration over several balancers")
+        with gil:
+            raise OverflowError("the image would pass 4 GiB; split the configuration over several balancers")
     if wanted < 64:
         wanted = 64
     while wanted < needed:
         wanted += wanted >> 1
     moved = realloc(data[0], wanted * item)
     if moved == NULL:
-        raise MemoryError
+        with gil:
+            raise MemoryError
     data[0] = moved
     capacity[0] = wanted
     return 0

@@ -1,7 +1,12 @@
-"""The ROUTES sections of a snapshot image: sections 8..15 (shared/snapshot.pxd).
+"""The ROUTES sections of a snapshot image: sections 8..17 (shared/snapshot.pxd).
 
 Owner and writer: routing/compile.pyx, once, before the image is sealed. Readers: routing/match.pyx after routing/verify.pyx has
 checked every offset. Dies with the image. Little-endian; no pointers; all records 4-byte aligned, nodes 8-byte aligned.
+
+A table of routes is sections 8..15: the routes base, and in each records image the *delta*, the routes changed since. Section 17
+has a bit for each frontend of the base whose entries there are *retired*: removed, or replaced by some in the delta. Section 16
+says of each entry of the delta how many of the base come before it in the one order of all, so a search of the delta first gives
+the search of the base its bound, and the two together find what one table of all routes would.
 
 A route expression becomes one or more *entries* (one for each alternative of its disjunctive normal form). All entries of an
 image are put in one total order, most specific first; the place in it is the entry's *rank*. A request is answered by the
@@ -44,6 +49,8 @@ cdef enum:
     ROUTES_SEGMENTS = 13          # SegmentRecord, of pattern predicates
     ROUTES_REFS = 14              # uint32: an entry's predicate references, then (offset, length) of its parameter names
     ROUTES_STRINGS = 15
+    ROUTES_POSITIONS = 16         # uint32 for each rank of the delta, ascending: its rank in the base would be this
+    ROUTES_RETIRED = 17           # bits, one for each frontend of the base, least significant first; absent = none
     NODE_UNIT = 8                 # bytes
     DEPTH_MAX = 64                # nodes below one root
     CAPTURES_MAX = 16             # = ROUTE_PARAMS_MAX

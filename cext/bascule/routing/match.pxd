@@ -1,13 +1,11 @@
-"""Route matching over the ROUTES sections of a snapshot image: the third stage of a request.
+"""Route matching over the ROUTES sections of a snapshot: the third stage of a request.
 
-The trie and its predicates are position-independent records in the image (layout: routing/layout.pxd). A RouteTable is
-what one worker holds beside them: validated pointers, and the compiled regular expressions, which cannot be shared.
-
-Owner of a RouteTable: the Snapshot that opened it. Writer: route_table_open alone. Dies: route_table_close.
 route_match touches no Python object, takes no lock and allocates nothing.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
+
+from bascule.routing.table cimport RouteTable
 
 
 cdef enum:
@@ -40,9 +38,4 @@ cdef struct RouteMatch:
     uint32_t param_count
     RouteParam params[16]
 
-cdef struct RouteTable:           # the beginning of match.pyx's OpenTable. Complete, not only named: a struct that C first meets in
-    uint64_t reserved             # a parameter list would be another type in every file (an error for gcc 14)
-
-cdef RouteTable* route_table_open(const uint8_t* image, uint64_t size, uint32_t frontend_count) noexcept nogil
-cdef void route_table_close(RouteTable* table) noexcept nogil
 cdef void route_match(const RouteTable* table, const RouteRequest* request, RouteMatch* match) noexcept nogil

@@ -2,28 +2,24 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memchr, memcmp, memcpy, memset
+from libc.string cimport memchr, memcpy, memset
 
+from bascule.engine.system cimport unlikely
 from bascule.routing.layout cimport (
-    CAPTURES_MAX, DEPTH_MAX, EDGE_END, EDGE_MORE, ENTRY_REST, NODE_UNIT, PREDICATE_HOST_REGEXP, EdgeRecord, EntryRecord,
-    NodeRecord, SlotRecord, route_hash,
+    CAPTURES_MAX, DEPTH_MAX, EDGE_END, EDGE_MORE, ENTRY_REST, EdgeRecord, EntryRecord, NodeRecord,
 )
-from bascule.routing.pcre cimport SUBJECT_BYTES_MAX, PcreCode, pcre_compile, pcre_free, pcre_scratch_free, pcre_scratch_new
 from bascule.routing.predicates cimport predicate_holds, segment_fits
-from bascule.routing.verify cimport routes_locate
-from bascule.routing.view cimport RouteView
-from bascule.shared.snapshot cimport IMAGE_HEADER_SIZE, NO_INDEX, SECTION_FRONTENDS, FrontendRecord, ImageHeader
+from bascule.routing.table cimport (
+    OpenTable, RouteBase, RouteTable, bit, route_base_open, route_base_release, route_table_close, route_table_join,
+    route_table_open,
+)
+from bascule.routing.view cimport RouteView, literal_child, node_at
+from bascule.shared.snapshot cimport IMAGE_HEADER_SIZE, NO_INDEX, SECTION_FRONTENDS, FrontendRecord, ImageHeader, Section
 
-
-cdef enum:
-    JIT_REGEXPS_MAX = 512         # compiling to machine code takes about 50 us each: beyond this many, PCRE2 interprets
-
-cdef struct OpenTable:
-    RouteTable face
-    RouteView view
 
 cdef struct Search:               # one call of route_match, on its stack
     const RouteView* view
+    const uint8_t* retired
     const RouteRequest* request
     const char* path_end
     const char* host_start
@@ -34,82 +30,7 @@ cdef struct Search:               # one call of route_match, on its stack
     Slice[16] best_captures
 
 
-# ---- the table ----------------------------------------------------------------------------------------------------------------
-
-cdef bint compile_regexps(RouteView* view) noexcept nogil:
-    cdef uint32_t count = view.header.regexp_count
-    cdef uint64_t i
-    cdef const char* text
-    cdef uint32_t length
-    if count == 0:
-        return True
-    view.regexps = <PcreCode**>calloc(count, sizeof(void*))
-    view.decoded = <char*>malloc(SUBJECT_BYTES_MAX)
-    view.scratch = pcre_scratch_new()
-    if view.regexps == NULL or view.decoded == NULL or view.scratch == NULL:
-        return False
-    for i in range(view.predicate_count):
-        if view.predicates[i].kind < PREDICATE_HOST_REGEXP:
-            continue
-        text = view.strings + view.predicates[i].value
-        length = view.predicates[i].value_length
-        view.regexps[view.predicates[i].regexp] = pcre_compile(
-            text, length, view.predicates[i].kind == PREDICATE_HOST_REGEXP, count <= JIT_REGEXPS_MAX)
-        if view.regexps[view.predicates[i].regexp] == NULL:
-            return False
-    return True
-
-
-cdef RouteTable* route_table_open(const uint8_t* image, uint64_t size, uint32_t frontend_count) noexcept nogil:
-    cdef OpenTable* table = <OpenTable*>calloc(1, sizeof(OpenTable))
-    if table == NULL:
-        return NULL
-    if not routes_locate(image, size, frontend_count, &table.view) or not compile_regexps(&table.view):
-        route_table_close(&table.face)
-        return NULL
-    return &table.face
-
-
-cdef void route_table_close(RouteTable* table) noexcept nogil:
-    cdef uint32_t i
-    cdef OpenTable* opened = <OpenTable*>table
-    if table == NULL:
-        return
-    if opened.view.regexps != NULL:
-        for i in range(opened.view.header.regexp_count):
-            pcre_free(opened.view.regexps[i])
-    free(opened.view.regexps)
-    free(opened.view.decoded)
-    pcre_scratch_free(opened.view.scratch)
-    free(table)
-
-
 # ---- the search ---------------------------------------------------------------------------------------------------------------
-
-cdef inline const NodeRecord* node_at(const RouteView* view, uint32_t unit) noexcept nogil:
-    return <const NodeRecord*>(view.nodes + <uint64_t>unit * NODE_UNIT)
-
-
-cdef inline const NodeRecord* literal_child(const RouteView* view, const NodeRecord* parent, const char* label,
-                                            uint64_t length) noexcept nogil:
-    cdef uint32_t unit = <uint32_t>((<const uint8_t*>parent - view.nodes) // NODE_UNIT)
-    cdef uint64_t h, at
-    cdef const SlotRecord* slot
-    cdef const NodeRecord* node
-    if length > 0xFFFF:
-        return NULL
-    h = route_hash(unit, label, <uint32_t>length)
-    at = h & view.slot_mask
-    while True:
-        slot = view.slots + at
-        if slot.node == 0:
-            return NULL
-        if slot.tag == <uint32_t>(h >> 32):
-            node = node_at(view, slot.node)
-            if node.parent == unit and node.label_length == length and memcmp(<const char*>(node + 1), label, length) == 0:
-                return node
-        at = (at + 1) & view.slot_mask
-
 
 cdef void try_entries(Search* search, const EntryRecord* entry, uint32_t count, const char* rest,
                       uint32_t captured) noexcept nogil:
@@ -119,6 +40,9 @@ cdef void try_entries(Search* search, const EntryRecord* entry, uint32_t count, 
     cdef const uint32_t* refs
     cdef uint32_t i, total
     while entry < end and entry.rank < search.best_rank:
+        if unlikely(search.retired != NULL) and bit(search.retired, entry.frontend):
+            entry += 1
+            continue
         total = captured
         if entry.flags & ENTRY_REST and rest != NULL and total < CAPTURES_MAX:
             search.captures[total].data = rest
@@ -238,33 +162,50 @@ cdef void search_host(Search* search, const NodeRecord* node, const char* stop, 
         edge += 1
 
 
-cdef void route_match(const RouteTable* table, const RouteRequest* request, RouteMatch* match) noexcept nogil:
-    cdef Search search
-    cdef RouteRequest dotless
+cdef void search_view(Search* search, const RouteView* view) noexcept nogil:
+    cdef const RouteRequest* request = search.request
     cdef const NodeRecord* hosts
     cdef const NodeRecord* host
-    cdef uint32_t host_length
+    cdef uint32_t host_length = request.host.length
+    search.view = view
+    if host_length:
+        hosts = node_at(view, view.header.exact_hosts)
+        if hosts.child_count:
+            host = literal_child(view, hosts, request.host.data, host_length)
+            if host != NULL:
+                search_path(search, host, first_segment(request), 0, 1)
+        if request.host.data[0] != c'[':
+            search_host(search, node_at(view, view.header.pattern_hosts), request.host.data + host_length, 0, 0)
+    search_path(search, node_at(view, view.header.any_host), first_segment(request), 0, 0)
+
+
+cdef void route_match(const RouteTable* face, const RouteRequest* request, RouteMatch* match) noexcept nogil:
+    cdef const OpenTable* table = <const OpenTable*>face
+    cdef const EntryRecord* changed = NULL
+    cdef Search search
+    cdef RouteRequest dotless
     if request.host.length > 1 and request.host.data[request.host.length - 1] == c'.':
         dotless = request[0]      # "a.com." is the absolute form of "a.com" (RFC 1034 section 3.1)
         dotless.host.length -= 1
         request = &dotless
-    host_length = request.host.length
-    search.view = &(<const OpenTable*>table).view
     search.request = request
     search.path_end = request.path.data + request.path.length
     search.host_start = request.host.data
     search.best_rank = NO_INDEX
     search.best = NULL
     search.best_count = 0
-    if host_length:
-        hosts = node_at(search.view, search.view.header.exact_hosts)
-        if hosts.child_count:
-            host = literal_child(search.view, hosts, request.host.data, host_length)
-            if host != NULL:
-                search_path(&search, host, first_segment(request), 0, 1)
-        if request.host.data[0] != c'[':
-            search_host(&search, node_at(search.view, search.view.header.pattern_hosts), request.host.data + host_length, 0, 0)
-    search_path(&search, node_at(search.view, search.view.header.any_host), first_segment(request), 0, 0)
+    search.retired = NULL
+    if unlikely(table.has_delta):
+        search_view(&search, &table.delta)
+        changed = search.best
+        if changed != NULL:
+            search.best_rank = table.positions[search.best_rank]
+            search.best = NULL    # what it captured stays until something of the base is better
+    search.retired = table.retired
+    search_view(&search, &table.base.view)
+    if search.best == NULL and changed != NULL:
+        search.best = changed
+        search.view = &table.delta
     fill(&search, match)
 
 
@@ -300,18 +241,31 @@ cdef Slice slice_of(bytes text) noexcept:
 
 
 cdef class Matcher:
-    """Matches requests against an image; for tests and explanations (the engine calls route_match itself)."""
+    """Matches requests against images; for tests and explanations (the engine calls route_match itself)."""
     cdef bytes image
+    cdef bytes base
     cdef RouteTable* table
 
-    def __cinit__(self, bytes image not None):
+    def __cinit__(self, bytes image not None, bytes base=None):
         cdef const ImageHeader* header = <const ImageHeader*><const char*>image
-        cdef uint64_t frontends
-        if len(image) < IMAGE_HEADER_SIZE:
+        cdef const Section* section
+        cdef RouteBase* routes
+        cdef uint32_t frontends
+        if len(image) < IMAGE_HEADER_SIZE or (base is not None and len(base) < IMAGE_HEADER_SIZE):
             raise ValueError("image shorter than its header")
-        frontends = header.sections[<int>SECTION_FRONTENDS].size // sizeof(FrontendRecord)
+        section = &header.sections[<int>SECTION_FRONTENDS]
+        if section.offset > <uint64_t>len(image) or section.size > <uint64_t>len(image) - section.offset:
+            raise ValueError("the frontends lie outside the image")
+        frontends = <uint32_t>min(section.size // sizeof(FrontendRecord), NO_INDEX)
         self.image = image
-        self.table = route_table_open(<const uint8_t*><const char*>image, len(image), <uint32_t>min(frontends, NO_INDEX))
+        self.base = base
+        if base is None:
+            self.table = route_table_open(<const uint8_t*><const char*>image, len(image), frontends)
+        else:
+            routes = route_base_open(<const uint8_t*><const char*>base, len(base), frontends)
+            if routes != NULL:
+                self.table = route_table_join(routes, <const uint8_t*><const char*>image, len(image), frontends, NULL)
+                route_base_release(routes)
         if self.table == NULL:
             raise ValueError("the routing sections of the image are damaged or their regexps cannot be compiled here")
 

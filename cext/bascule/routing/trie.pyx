@@ -16,6 +16,7 @@ from bascule.routing.layout cimport (
     ROUTES_NODES, ROUTES_PREDICATES, ROUTES_REFS, ROUTES_SEGMENTS, ROUTES_SLOTS, ROUTES_STRINGS, SEGMENT_LITERAL, TAIL_END,
     EdgeRecord, EntryRecord, NodeRecord, PredicateRecord, RouteHeader, SlotRecord, route_hash,
 )
+from bascule.routing.ranking cimport RankKey, Ranking, compare_keys, differ, key_of
 from bascule.shared.snapshot cimport NO_INDEX
 
 cdef extern from "<stdlib.h>" nogil:
@@ -50,31 +51,12 @@ cdef struct _Ranked:
     const char* text
 
 
-cdef inline int differ(uint64_t a, uint64_t b) noexcept nogil:
-    """-1 when a is the larger: larger is more specific and comes first."""
-    return -1 if a > b else (1 if a < b else 0)
-
-
 cdef int order_of(const _Ranked* ranked, uint32_t first, uint32_t second) noexcept nogil:
-    """The precedence of routes; docs/routing.md says it in words, routing/reference.py in Python."""
     cdef const Clause* a = ranked.clauses + first
     cdef const Clause* b = ranked.clauses + second
-    cdef int result
-    if a.priority != b.priority:
-        return -1 if a.priority > b.priority else 1
-    result = differ(a.host_key, b.host_key)
-    if result == 0:
-        result = differ(a.host_literal_bytes, b.host_literal_bytes)
-    if result == 0:
-        result = differ(a.path_keys[0], b.path_keys[0])
-    if result == 0:
-        result = differ(a.path_keys[1], b.path_keys[1])
-    if result == 0:
-        result = differ(a.path_literal_bytes, b.path_literal_bytes)
-    if result == 0:
-        result = differ(a.predicate_count, b.predicate_count)
-    if result == 0:
-        result = differ(a.path_root, b.path_root)
+    cdef RankKey key_a = key_of(a)
+    cdef RankKey key_b = key_of(b)
+    cdef int result = compare_keys(&key_a, &key_b)
     if result == 0:
         result = memcmp(ranked.text + a.id, ranked.text + b.id, min(a.id_length, b.id_length))
     if result == 0:
@@ -97,12 +79,14 @@ cdef class Builder:
     cdef uint64_t table_size
     cdef uint32_t* equals         # hash of (node, tail, priority, predicates) -> rank + 1
     cdef uint64_t equals_size
-    cdef list conflicts
+    cdef uint64_t entry_count     # clauses that are not dead
+    cdef uint32_t* conflicts      # pairs of frontends
+    cdef uint64_t conflict_count
+    cdef uint64_t conflict_capacity
 
     def __cinit__(self, Clauses source):
         cdef uint64_t count = source.clause_count
         self.source = source
-        self.conflicts = []
         self.equals_size = 64
         while self.equals_size < count * 2:
             self.equals_size *= 2
@@ -122,21 +106,27 @@ cdef class Builder:
         free(self.nodes)
         free(self.table)
         free(self.equals)
+        free(self.conflicts)
 
-    cdef void rank(self) noexcept:
+    cdef void rank(self) noexcept nogil:
         cdef uint32_t i
+        cdef uint64_t count = 0
         cdef bint sorted_ = True
         cdef _Ranked ranked
         ranked.clauses = self.source.clauses
         ranked.text = self.source.text
         for i in range(self.source.clause_count):
-            self.ranks[i] = i
-            if sorted_ and i and order_of(&ranked, i - 1, i) > 0:
+            if ranked.clauses[i].dead:
+                continue
+            self.ranks[count] = i
+            if sorted_ and count and order_of(&ranked, self.ranks[count - 1], i) > 0:
                 sorted_ = False
+            count += 1
+        self.entry_count = count
         if not sorted_:           # routes of one shape that come in the order of their ids need no sort
-            qsort_r(self.ranks, self.source.clause_count, 4, compare_clauses, &ranked)
+            qsort_r(self.ranks, count, 4, compare_clauses, &ranked)
 
-    cdef uint32_t new_node(self) except? 0xFFFFFFFF:
+    cdef uint32_t new_node(self) except? 0xFFFFFFFF nogil:
         cdef BuildNode* node
         grow(<void**>&self.nodes, &self.node_capacity, self.node_count + 1, sizeof(BuildNode))
         node = &self.nodes[self.node_count]
@@ -146,25 +136,26 @@ cdef class Builder:
         self.node_count += 1
         return <uint32_t>self.node_count - 1
 
-    cdef uint64_t hash_piece(self, uint32_t parent, const Piece* piece) noexcept:
+    cdef uint64_t hash_piece(self, uint32_t parent, const Piece* piece) noexcept nogil:
         cdef uint64_t h = route_hash(parent, self.source.text + piece.prefix, piece.prefix_length) + piece.kind
         if piece.suffix_length:
             h ^= route_hash(parent, self.source.text + piece.suffix, piece.suffix_length) * 3
         return h
 
-    cdef bint same_piece(self, const Piece* a, const Piece* b) noexcept:
+    cdef bint same_piece(self, const Piece* a, const Piece* b) noexcept nogil:
         cdef const char* text = self.source.text
         return (a.kind == b.kind and a.prefix_length == b.prefix_length and a.suffix_length == b.suffix_length
                 and memcmp(text + a.prefix, text + b.prefix, a.prefix_length) == 0
                 and memcmp(text + a.suffix, text + b.suffix, a.suffix_length) == 0)
 
-    cdef int grow_table(self) except -1:
+    cdef int grow_table(self) except -1 nogil:
         cdef uint64_t size = 256 if self.table_size == 0 else self.table_size * 4
         cdef uint32_t* table = <uint32_t*>calloc(size, 4)
         cdef uint64_t at
         cdef uint32_t i
         if table == NULL:
-            raise MemoryError
+            with gil:
+                raise MemoryError
         for i in range(ROOTS, self.node_count):
             at = self.hash_piece(self.nodes[i].parent, &self.nodes[i].piece) & (size - 1)
             while table[at]:
@@ -175,7 +166,7 @@ cdef class Builder:
         self.table_size = size
         return 0
 
-    cdef uint32_t descend(self, uint32_t parent, const Piece* piece, uint32_t rank) except? 0xFFFFFFFF:
+    cdef uint32_t descend(self, uint32_t parent, const Piece* piece, uint32_t rank) except? 0xFFFFFFFF nogil:
         """The child of `parent` by `piece`, made if there is none."""
         cdef uint64_t at
         cdef uint32_t index
@@ -206,7 +197,7 @@ cdef class Builder:
             above.last_edge = index
         return index
 
-    cdef int insert(self, uint32_t rank) except -1:
+    cdef int insert(self, uint32_t rank) except -1 nogil:
         cdef const Clause* clause = &self.source.clauses[self.ranks[rank]]
         cdef const Piece* piece = &self.source.pieces[clause.pieces]
         cdef Piece end
@@ -238,20 +229,23 @@ cdef class Builder:
         place.counts[clause.path_tail] += 1
         return self.note_equals(rank, clause)
 
-    cdef int note_equals(self, uint32_t rank, const Clause* clause) except -1:
+    cdef int note_equals(self, uint32_t rank, const Clause* clause) except -1 nogil:
         """Finds the entry, if any, that asks exactly the same of a request with the same priority."""
         cdef const uint32_t* refs = <const uint32_t*>self.source.refs.data + clause.refs
         cdef uint32_t node = self.entry_node[rank]
         cdef const Clause* other
         cdef uint64_t at = route_hash(node * 4 + clause.path_tail, <const char*>refs, clause.predicate_count * 4)
-        at = (at + <uint32_t>clause.priority * 0x9E3779B9) & (self.equals_size - 1)
+        at = (at + <uint32_t>clause.priority * 0x9E3779B9ULL) & (self.equals_size - 1)
         while self.equals[at]:
             other = &self.source.clauses[self.ranks[self.equals[at] - 1]]
             if (self.entry_node[self.equals[at] - 1] == node and other.path_tail == clause.path_tail
                     and other.priority == clause.priority and other.predicate_count == clause.predicate_count
                     and memcmp(refs, <const uint32_t*>self.source.refs.data + other.refs, clause.predicate_count * 4) == 0):
                 if other.frontend != clause.frontend:
-                    self.conflicts.append((other.frontend, clause.frontend))
+                    grow(<void**>&self.conflicts, &self.conflict_capacity, self.conflict_count + 2, sizeof(uint32_t))
+                    self.conflicts[self.conflict_count] = other.frontend
+                    self.conflicts[self.conflict_count + 1] = clause.frontend
+                    self.conflict_count += 2
                 return 0
             at = (at + 1) & (self.equals_size - 1)
         self.equals[at] = rank + 1
@@ -388,7 +382,7 @@ cdef class Builder:
         cdef RouteHeader header
         memset(&header, 0, sizeof(RouteHeader))
         header.layout_version = ROUTES_LAYOUT_VERSION
-        header.entry_count = <uint32_t>self.source.clause_count
+        header.entry_count = <uint32_t>self.entry_count
         header.frontend_bound = self.source.frontend_bound
         nodes = self.write_nodes()
         slots = self.write_slots(&header.slot_bits)
@@ -427,10 +421,29 @@ cdef inline uint64_t padded(uint64_t length) noexcept:
     return (length + 7) & ~<uint64_t>7
 
 
-cdef tuple build_routes(Clauses clauses):
-    cdef Builder builder = Builder(clauses)
+cdef int put_all(Builder builder) except -1 nogil:
     cdef uint32_t rank
     builder.rank()
-    for rank in range(clauses.clause_count):
+    for rank in range(builder.entry_count):
         builder.insert(rank)
-    return builder.write(), builder.conflicts
+    return 0
+
+
+cdef RouteTableSections build_routes(Clauses clauses, bint with_ranking):
+    cdef Builder builder = Builder(clauses)
+    cdef RouteTableSections result = RouteTableSections()
+    cdef Ranking ranking = Ranking() if with_ranking else None
+    cdef uint64_t i
+    with nogil:
+        put_all(builder)
+        if with_ranking:
+            ranking.fill(clauses.clauses, builder.ranks, builder.entry_count)
+    result.sections = builder.write()
+    result.conflicts = [(builder.conflicts[i], builder.conflicts[i + 1]) for i in range(0, builder.conflict_count, 2)]
+    result.ranking = ranking
+    result.order = None if with_ranking else [builder.ranks[i] for i in range(builder.entry_count)]
+    return result
+
+
+cdef class RouteTableSections:
+    """See trie.pxd."""

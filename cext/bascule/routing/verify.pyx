@@ -6,9 +6,9 @@ from libc.string cimport memset
 
 from bascule.routing.layout cimport (
     CAPTURES_MAX, EDGE_MORE, ENTRY_REST, NODE_UNIT, PREDICATE_CLIENT_IP, PREDICATE_HOST_REGEXP, PREDICATE_KINDS, ROUTES_EDGES,
-    ROUTES_HEADER, ROUTES_LAYOUT_VERSION, ROUTES_NODES, ROUTES_PREDICATES, ROUTES_REFS, ROUTES_SEGMENTS, ROUTES_SLOTS,
-    ROUTES_STRINGS, SEGMENT_INT, SEGMENT_STRING, TAIL_ANY, EdgeRecord, EntryRecord, NodeRecord, PredicateRecord, RouteHeader,
-    SegmentRecord, SlotRecord,
+    ROUTES_HEADER, ROUTES_LAYOUT_VERSION, ROUTES_NODES, ROUTES_POSITIONS, ROUTES_PREDICATES, ROUTES_REFS, ROUTES_RETIRED,
+    ROUTES_SEGMENTS, ROUTES_SLOTS, ROUTES_STRINGS, SEGMENT_INT, SEGMENT_STRING, TAIL_ANY, EdgeRecord, EntryRecord, NodeRecord,
+    PredicateRecord, RouteHeader, SegmentRecord, SlotRecord,
 )
 from bascule.routing.view cimport RouteView
 from bascule.shared.snapshot cimport IMAGE_HEADER_SIZE, NO_INDEX, ImageHeader
@@ -54,14 +54,15 @@ cdef inline bint has_text(const RouteView* view, uint32_t offset, uint32_t lengt
     return <uint64_t>offset + length <= view.strings_size
 
 
-cdef bint check_entry(const RouteView* view, const EntryRecord* entry) noexcept nogil:
+cdef bint check_entry(const RouteView* view, const EntryRecord* entry, uint8_t* referenced) noexcept nogil:
     cdef uint64_t end = <uint64_t>entry.refs + entry.predicate_count + 2 * <uint64_t>entry.param_count
     cdef const uint32_t* refs = view.refs + entry.refs
     cdef uint32_t i
     if entry.frontend >= view.header.frontend_bound or entry.param_count > CAPTURES_MAX or entry.flags > ENTRY_REST:
         return False
-    if end > view.ref_count:
+    if end > view.ref_count or entry.rank >= view.header.entry_count:
         return False
+    referenced[entry.frontend >> 3] |= <uint8_t>(1 << (entry.frontend & 7))
     for i in range(entry.predicate_count):
         if refs[i] >> 1 >= view.predicate_count:
             return False
@@ -76,7 +77,7 @@ cdef inline bint is_marked(const uint8_t* marks, const RouteView* view, uint64_t
     return unit * NODE_UNIT < view.nodes_size and marks[unit >> 3] >> (unit & 7) & 1
 
 
-cdef bint check_nodes(const RouteView* view, uint8_t* marks) noexcept nogil:
+cdef bint check_nodes(const RouteView* view, uint8_t* marks, uint8_t* referenced) noexcept nogil:
     """Walks over the nodes once, checks each and its entries, and marks where each starts."""
     cdef uint64_t at = NODE_UNIT
     cdef uint64_t entries, body, i
@@ -96,7 +97,7 @@ cdef bint check_nodes(const RouteView* view, uint8_t* marks) noexcept nogil:
             return False
         entry = <const EntryRecord*>(view.nodes + body)
         for i in range(entries):
-            if not check_entry(view, entry + i):
+            if not check_entry(view, entry + i, referenced):
                 return False
         marks[(at // NODE_UNIT) >> 3] |= <uint8_t>(1 << ((at // NODE_UNIT) & 7))
         at = body + entries * sizeof(EntryRecord)
@@ -178,17 +179,20 @@ cdef bint check_segments(const RouteView* view) noexcept nogil:
     return True
 
 
-cdef bint routes_locate(const uint8_t* image, uint64_t size, uint32_t frontend_count, RouteView* view) noexcept nogil:
+cdef bint routes_locate(const uint8_t* image, uint64_t size, uint32_t frontend_count, RouteView* view,
+                        uint8_t** referenced) noexcept nogil:
     cdef uint8_t* marks
+    cdef uint8_t* leads
     cdef bint sound
     memset(view, 0, sizeof(RouteView))
     if size < IMAGE_HEADER_SIZE or not locate(image, size, view) or view.header.frontend_bound > frontend_count:
         return False
     marks = <uint8_t*>calloc(view.nodes_size // NODE_UNIT // 8 + 1, 1)
-    if marks == NULL:
-        return False
+    leads = <uint8_t*>calloc(view.header.frontend_bound // 8 + 1, 1)
     sound = (
-        check_nodes(view, marks)
+        marks != NULL
+        and leads != NULL
+        and check_nodes(view, marks, leads)
         and is_marked(marks, view, view.header.exact_hosts)
         and is_marked(marks, view, view.header.pattern_hosts)
         and is_marked(marks, view, view.header.any_host)
@@ -199,4 +203,29 @@ cdef bint routes_locate(const uint8_t* image, uint64_t size, uint32_t frontend_c
         and check_segments(view)
     )
     free(marks)
+    if sound and referenced != NULL:
+        referenced[0] = leads
+    else:
+        free(leads)
     return sound
+
+
+cdef const uint32_t* positions_locate(const uint8_t* image, uint64_t size, uint32_t entry_count,
+                                      uint32_t base_entries) noexcept nogil:
+    cdef uint64_t count = 0
+    cdef const uint32_t* positions = <const uint32_t*>section(image, size, ROUTES_POSITIONS, sizeof(uint32_t), &count)
+    cdef uint32_t least = 0, i
+    if positions == NULL or count != entry_count:
+        return NULL
+    for i in range(entry_count):
+        if positions[i] < least or positions[i] > base_entries:
+            return NULL
+        least = positions[i]
+    return positions
+
+
+cdef bint retired_locate(const uint8_t* image, uint64_t size, uint32_t frontend_bound, const uint8_t** retired) noexcept nogil:
+    cdef uint64_t count = 0
+    cdef const uint8_t* bits = section(image, size, ROUTES_RETIRED, 1, &count)
+    retired[0] = bits if count else NULL
+    return bits != NULL and (count == 0 or count * 8 >= frontend_bound)

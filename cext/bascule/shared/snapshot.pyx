@@ -1,20 +1,18 @@
-"""Verification and assembly of snapshot images: layout and rules in snapshot.pxd.
+"""Verification of snapshot images: layout and rules in snapshot.pxd, assembly in seal.pyx.
 
 A worker maps what another process wrote, so nothing is believed: snapshot_open proves every offset, length and index
 before the first request is routed by them, and the request path then follows them unchecked.
 """
 
-import fcntl
-import os
-
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 from posix.stdlib cimport posix_memalign
 
-from bascule.shared.checksum cimport checksum_crc32
+from bascule.shared.seal cimport image_checksum
+
+from bascule.shared.seal import SealedImage, assemble, is_sealed, make_memfd  # no-cython-lint: the Python face is one
 
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -52,7 +50,7 @@ cdef bint range_inside(uint32_t first, uint32_t count, uint32_t total) noexcept 
     return first <= total and count <= total - first
 
 
-cdef int check_header(const ImageHeader* header, uint64_t size) noexcept nogil:
+cdef int check_header(const ImageHeader* header, uint64_t size, bint routes) noexcept nogil:
     cdef const uint8_t* rest = <const uint8_t*>header + sizeof(ImageHeader)
     cdef uint32_t i
     if memcmp(header.magic, IMAGE_MAGIC, 8) != 0:
@@ -64,6 +62,10 @@ cdef int check_header(const ImageHeader* header, uint64_t size) noexcept nogil:
     for i in range(<uint32_t>(IMAGE_HEADER_SIZE - sizeof(ImageHeader))):
         if rest[i] != 0:
             return SNAPSHOT_BAD_SIZE
+    if header.kind > IMAGE_ROUTES or (header.kind == IMAGE_ROUTES) != routes:
+        return SNAPSHOT_BAD_KIND
+    if (header.kind == IMAGE_RECORDS) != (header.base_size != 0):
+        return SNAPSHOT_BAD_KIND
     return SNAPSHOT_OK
 
 
@@ -155,9 +157,21 @@ cdef bint listener_valid(const Snapshot* snapshot, uint32_t i, uint64_t strings_
         listener.first_network, listener.network_count, snapshot.network_count)
 
 
+cdef bint is_zero(const void* record, uint64_t size) noexcept nogil:
+    """Whether it is a tombstone; sizes of records are multiples of 8."""
+    cdef uint64_t word, i
+    for i in range(0, size, 8):
+        memcpy(&word, <const uint8_t*>record + i, 8)
+        if word != 0:
+            return False
+    return True
+
+
 cdef bint backend_valid(const Snapshot* snapshot, uint32_t i, uint64_t strings_size) noexcept nogil:
     cdef const BackendRecord* backend = &snapshot.backends[i]
     cdef uint32_t j
+    if backend.id.length == 0:
+        return is_zero(backend, sizeof(BackendRecord))
     if not id_inside(backend.id, strings_size) or backend.balance != 0:
         return False
     if not range_inside(backend.first_server, backend.server_count, snapshot.server_count):
@@ -171,14 +185,20 @@ cdef bint backend_valid(const Snapshot* snapshot, uint32_t i, uint64_t strings_s
 
 cdef bint server_valid(const Snapshot* snapshot, uint32_t i, uint64_t strings_size) noexcept nogil:
     cdef const ServerRecord* server = &snapshot.servers[i]
+    cdef ServerRecord tombstone
+    if server.backend == NO_INDEX:
+        tombstone = server[0]
+        tombstone.backend = 0
+        return is_zero(&tombstone, sizeof(ServerRecord))
     return (
         id_inside(server.id, strings_size)
         and address_valid(snapshot, server.address, strings_size)
         and str_inside(server.authority, strings_size)
         and str_inside(server.version, strings_size)
         and server.backend < snapshot.backend_count
+        and snapshot.backends[server.backend].id.length > 0
         and server.weight <= WEIGHT_MAX
-        and server.state <= SERVER_DOWN
+        and server.state <= SERVER_STARTING
     )
 
 
@@ -188,11 +208,14 @@ cdef bint frontend_valid(const Snapshot* snapshot, uint32_t i, uint64_t strings_
     cdef uint32_t j
     if not id_inside(frontend.id, strings_size) or frontend.middleware_count > FRONTEND_MIDDLEWARES_MAX:
         return False
-    if frontend.backend >= snapshot.backend_count and not frontend.flags & FRONTEND_WAITING:
+    if not frontend.flags & FRONTEND_WAITING and (
+            frontend.backend >= snapshot.backend_count or snapshot.backends[frontend.backend].id.length == 0):
         return False
     if not range_inside(frontend.first_middleware, frontend.middleware_count, snapshot.middleware_count):
         return False
     for j in range(frontend.middleware_count):
+        if snapshot.middlewares[frontend.first_middleware + j].type == 0:
+            return False
         holdings += snapshot.middlewares[frontend.first_middleware + j].type == MIDDLEWARE_CONCURRENCY_LIMIT
     return holdings <= HOLDINGS_MAX
 
@@ -201,6 +224,8 @@ cdef bint middleware_valid(const Snapshot* snapshot, uint32_t i, uint64_t string
     cdef const MiddlewareRecord* middleware = &snapshot.middlewares[i]
     cdef const RateSpec* rate
     cdef uint32_t j
+    if middleware.type == 0:
+        return is_zero(middleware, sizeof(MiddlewareRecord))
     if not id_inside(middleware.id, strings_size) or not str_inside(middleware.key_header, strings_size):
         return False
     if middleware.type == MIDDLEWARE_CONCURRENCY_LIMIT:
@@ -248,23 +273,30 @@ cdef int check_records(const Snapshot* snapshot, Fault* fault) noexcept nogil:
     return code
 
 
-cdef int check_image(Snapshot* snapshot, const uint8_t* base, uint64_t size, Fault* fault) noexcept nogil:
+cdef int check_outside(const uint8_t* base, uint64_t size, bint routes, Fault* fault) noexcept nogil:
+    """What every kind of image has: header, checksum, sections."""
     cdef const ImageHeader* header = <const ImageHeader*>base
     cdef int code
     fault.code = SNAPSHOT_OK
     fault.section = NO_SECTION
     fault.record = 0
-    memset(snapshot, 0, sizeof(Snapshot))
     if size < IMAGE_HEADER_SIZE:
         return SNAPSHOT_TOO_SHORT
     if <uintptr_t>base % 8:
         return SNAPSHOT_BAD_SECTION
-    code = check_header(header, size)
+    code = check_header(header, size, routes)
     if code != SNAPSHOT_OK:
         return code
-    if checksum_crc32(0, base + IMAGE_HEADER_SIZE, size - IMAGE_HEADER_SIZE) != header.checksum:
+    if image_checksum(header, base + IMAGE_HEADER_SIZE, size - IMAGE_HEADER_SIZE) != header.checksum:
         return SNAPSHOT_BAD_CHECKSUM
-    code = check_sections(header, fault)
+    return check_sections(header, fault)
+
+
+cdef int check_image(Snapshot* snapshot, const uint8_t* base, uint64_t size, Fault* fault) noexcept nogil:
+    cdef const ImageHeader* header = <const ImageHeader*>base
+    cdef int code
+    memset(snapshot, 0, sizeof(Snapshot))
+    code = check_outside(base, size, False, fault)
     if code != SNAPSHOT_OK:
         return code
     snapshot.base = base
@@ -279,6 +311,16 @@ cdef int check_image(Snapshot* snapshot, const uint8_t* base, uint64_t size, Fau
 cdef int snapshot_open(Snapshot* snapshot, const uint8_t* base, uint64_t size) noexcept nogil:
     cdef Fault fault
     return check_image(snapshot, base, size, &fault)
+
+
+cdef int snapshot_check_base(const uint8_t* base, uint64_t size) noexcept nogil:
+    cdef Fault fault
+    return check_outside(base, size, True, &fault)
+
+
+cdef bint snapshot_names_base(const ImageHeader* records, const ImageHeader* base) noexcept nogil:
+    return (records.base_sequence == base.revision and records.base_size == base.size
+            and records.base_checksum == base.checksum)
 
 
 # ---- Python face ----
@@ -307,6 +349,8 @@ cdef dict FAULT_TEXTS = {
     SNAPSHOT_BAD_REFERENCE: "a record holds a string, index or value out of bounds",
     SNAPSHOT_BAD_ROUTES: "the routing table does not hold together",
     SNAPSHOT_NO_MEMORY: "there was no memory to open the image",
+    SNAPSHOT_BAD_KIND: "the image is of another kind: a snapshot is one whole image, or a records image and its routes base",
+    SNAPSHOT_UNKNOWN_BASE: "the routes base that the image names is not the one at hand; send both",
 }
 
 
@@ -324,7 +368,7 @@ cdef object fault_error(int code, Fault fault):
 
 
 def verify(buffer) -> int:
-    """Checks a whole image but its routes, and returns the store revision it was compiled from.
+    """Checks a whole or records image but its routes, and returns its revision.
 
     `buffer` is any contiguous bytes-like object; one that does not start on an 8-byte boundary is copied first.
     Raises SnapshotError with the reason and the place.
@@ -351,76 +395,3 @@ def verify(buffer) -> int:
     finally:
         free(copy)
         PyBuffer_Release(&view)
-
-
-def assemble(uint64_t revision, sections) -> bytes:
-    """The image of `sections` (section number -> its bytes): header, sections in ascending order, alignment, checksum.
-
-    Deterministic: the same arguments give the same bytes. Raises ValueError for a number outside 0..23.
-    """
-    cdef ImageHeader header
-    cdef uint64_t size = IMAGE_HEADER_SIZE
-    cdef uint32_t number
-    cdef uint8_t* base
-    memset(&header, 0, sizeof(header))
-    for key in sorted(sections):
-        if not 0 <= key < IMAGE_SECTIONS_MAX:
-            raise ValueError(f"section {key}: sections are numbered 0 to {IMAGE_SECTIONS_MAX - 1}")
-        number = key
-        if not sections[key]:
-            continue
-        header.sections[number].offset = size
-        header.sections[number].size = len(sections[key])
-        size += (header.sections[number].size + 7) & ~<uint64_t>7
-    memcpy(header.magic, IMAGE_MAGIC, 8)
-    header.layout_version = IMAGE_LAYOUT_VERSION
-    header.header_size = IMAGE_HEADER_SIZE
-    header.size = size
-    header.revision = revision
-    header.section_count = IMAGE_SECTIONS_MAX
-    image = PyBytes_FromStringAndSize(NULL, size)
-    base = <uint8_t*>PyBytes_AS_STRING(image)
-    memset(base, 0, IMAGE_HEADER_SIZE)
-    for key in sorted(sections):
-        place_section(base, header.sections[<uint32_t>key], sections[key])
-    with nogil:
-        header.checksum = checksum_crc32(0, base + IMAGE_HEADER_SIZE, size - IMAGE_HEADER_SIZE)
-        memcpy(base, &header, sizeof(header))
-    return image
-
-
-cdef int place_section(uint8_t* base, Section section, data) except -1:
-    cdef Py_buffer view
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    if <uint64_t>view.len != section.size:
-        PyBuffer_Release(&view)
-        raise ValueError("a section must be bytes-like with one byte an item")
-    memcpy(base + section.offset, view.buf, section.size)
-    memset(base + section.offset + section.size, 0, -section.size & 7)
-    PyBuffer_Release(&view)
-    return 0
-
-
-cdef int SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-
-
-def make_memfd(data) -> int:
-    """A new close-on-exec memfd that holds `data` and can never change again; the caller closes it."""
-    fd = os.memfd_create("bascule-snapshot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(fd, left):]
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def is_sealed(int fd) -> bool:
-    """Whether the descriptor's bytes can no longer change, so that a mapping needs no second look."""
-    try:
-        return fcntl.fcntl(fd, fcntl.F_GET_SEALS) & SEALS == SEALS
-    except OSError:
-        return False

@@ -114,7 +114,7 @@ class Api:
             return await self.store().read(at)
         except RefusedError as error:
             raise ApiError(
-                404, f"revision {at} cannot be read: {error}", "list what there is: GET /v1/history"
+                404, f"revision {at} cannot be read: {error}", "list what there is: bascule history"
             ) from None
 
     def tree(self) -> Tree:

@@ -80,11 +80,11 @@ async def get_record(api: Api, call: Call[NoQuery, None]) -> Answer:
     """Answer one record, with the values before and after."""
     text = call.place["revision"]
     if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise ApiError(404, f"{text[:50]!r} is no revision", "write its number; list them: GET /v1/history")
+        raise ApiError(404, f"{text[:50]!r} is no revision", "write its number; list them: bascule history")
     revision = int(text)
     records = await api.store().history(1, revision + 1)
     if not records or records[0].revision != revision:
-        raise ApiError(404, f"no record of revision {revision} is kept", "list what there is: GET /v1/history")
+        raise ApiError(404, f"no record of revision {revision} is kept", "list what there is: bascule history")
     item = _item(records[0])
     alterations = tuple(
         AlterationOut(entry.key, _shown(entry.before), _shown(entry.after)) for entry in records[0].alterations
@@ -107,7 +107,7 @@ async def rollback(api: Api, call: Call[WriteQuery, RollbackBody]) -> Answer:
     for attempt in range(1, ATTEMPTS_MAX + 1):
         now = await api.reading()
         if then.identity != now.identity:
-            raise ApiError(409, "that revision belongs to another store", "choose one of GET /v1/history")
+            raise ApiError(409, "that revision belongs to another store", "choose one that is listed: bascule history")
         operations, compares = way_back(now, then, body.keys)
         if not operations:
             return Answer(value=await unchanged(api, call, now.revision))

@@ -88,6 +88,6 @@ async def remove_token(api: Api, call: Call[NoQuery, None]) -> Answer:
     except TokenError as error:
         raise ApiError(500, str(error), error.remedy) from None
     if not removed:
-        raise ApiError(404, f"there is no token {name[:64]!r}", "list them: GET /v1/tokens")
+        raise ApiError(404, f"there is no token {name[:64]!r}", "list them: bascule token list")
     api.program.audit(call.principal.name, "token removed", token=name)
     return Answer(status=204, content=b"")

@@ -109,6 +109,26 @@ class LastReload(msgspec.Struct, frozen=True):
     outcome: ReloadOutcome | None = None
 
 
+class StoreStatus(msgspec.Struct, frozen=True):
+    """The store of a live configuration, as the master hears of it."""
+
+    kind: str
+    place: str
+    connected: bool = True
+    failure: str = ""
+    revision: int = 0
+    """The newest that was heard of."""
+    behind: int = 0
+    """So many revisions are heard of and not in force."""
+
+
+class FreezeStatus(msgspec.Struct, frozen=True):
+    """Why nothing new comes into force: bascule.change.live.Freeze."""
+
+    reason: str
+    remedy: str = ""
+
+
 class Status(msgspec.Struct, frozen=True):
     """The part of the status document that `render_text` shows; further fields of a decoded document are ignored."""
 
@@ -123,6 +143,13 @@ class Status(msgspec.Struct, frozen=True):
     """Host name -> why its last lookup failed."""
     deaths: tuple[Death, ...] = ()
     reload: LastReload = LastReload()
+    store: StoreStatus | None = None
+    """None when a file or a command line is the configuration."""
+    store_revision: int = 0
+    """In force, of a live store; `revision` counts snapshots then."""
+    objects: dict[str, int] = {}
+    """How many stored objects are in which state."""
+    freeze: FreezeStatus | None = None
 
 
 # ---- document ----
@@ -185,6 +212,7 @@ def _object_status(totals: ObjectTotals) -> ObjectStatus:
 
 # ---- text ----
 
+_ODD_STATES = ("waiting", "quarantined", "held")
 _SHED_NAMES = {
     "client": "idle client connections",
     "server": "idle server connections",
@@ -195,7 +223,7 @@ _COLUMNS = ("requests", "2xx", "3xx", "4xx", "5xx", "in flight", "p50", "p95", "
 
 def render_text(status: Status) -> str:
     """The status for a terminal: what is wrong, workers, then the objects in the order of a request's way."""
-    sections = [_headline(status), _notes(status), _workers_table(status)]
+    sections = [_headline(status), _store(status), _notes(status), _workers_table(status)]
     traffic = status.traffic
     for title, objects in (
         ("listener", traffic.listeners),
@@ -227,11 +255,31 @@ def _losses(traffic: Traffic) -> list[str]:
 
 
 def _headline(status: Status) -> str:
-    parts = [f"revision {status.revision}" + (f" of {status.configuration}" if status.configuration else "")]
+    what = "snapshot" if status.store is not None else "revision"
+    parts = [f"{what} {status.revision}" + (f" of {status.configuration}" if status.configuration else "")]
     for name, process in (("keeper", status.keeper), ("master", status.master)):
         if process is not None:
             parts.append(f"{name} {process.pid}" if process.alive else f"{name} {process.pid} is gone")
     return ", ".join(parts) + "\n"
+
+
+def _store(status: Status) -> str:
+    """The live store, and what of it is not plainly in force; empty without one."""
+    store = status.store
+    if store is None:
+        return ""
+    line = f"store {store.kind}, revision {status.store_revision} in force"
+    line += f", {store.behind} behind" if store.behind else ""
+    if not store.connected and store.failure:
+        line += f"; not connected: {store.failure}"
+    lines = [line]
+    odd = [f"{count} {state}" for state, count in sorted(status.objects.items()) if count and state in _ODD_STATES]
+    if odd:
+        lines.append(f"objects not plainly in force: {', '.join(odd)}; see them with: bascule objects")
+    if status.freeze is not None:
+        lines.append(f"frozen: {status.freeze.reason}")
+        lines += [f"    {status.freeze.remedy}"] if status.freeze.remedy else []
+    return "\n".join([*lines, ""])
 
 
 def _notes(status: Status) -> str:

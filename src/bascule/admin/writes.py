@@ -171,7 +171,9 @@ def absent(key: str, entries: Any) -> ApiError:
     """Return the error for an object that does not exist, with the nearest one that does."""
     parent = key.rpartition("/")[0]
     siblings = [other for other in entries if other.rpartition("/")[0] == parent]
-    return ApiError(404, f"there is no {key}", did_you_mean(key, siblings) or f"list what there is: GET /v1/{parent}")
+    return ApiError(
+        404, f"there is no {key}", did_you_mean(key, siblings) or f"list what there is: bascule get {parent}"
+    )
 
 
 def _revisions(header: str) -> list[int]:

@@ -17,6 +17,7 @@ from bascule.change.validate import validate
 from bascule.model import keys, limits
 from bascule.model.keys import ObjectKey, format_key, parse_key
 from bascule.model.problems import Path, Problem
+from bascule.model.refusal import refusal_problems
 from bascule.model.tree import Backend, Frontend, Host, Listener, Middleware, Record, Server, Settings, Tree
 
 PROBLEMS_MAX: Final = 20
@@ -117,6 +118,9 @@ def _not_inside(key: str, below: str) -> Problem:
 
 def _explain(parsed: ObjectKey, key: str, value: bytes) -> list[Problem]:
     """Return every reason why a value does not decode."""
+    refused = refusal_problems(value)
+    if refused:
+        return list(refused)
     path = path_of(key)
     try:
         plain = msgspec.json.decode(value)

@@ -1,7 +1,7 @@
 """Which frontend gets a request, and which others would have: answered by the compiled matcher itself, so it cannot differ.
 
-Contenders are found by compiling every route alone; their order by compiling the contenders together and taking the winner away,
-again and again.
+Contenders are found by compiling ever smaller parts of the table; their order by compiling the contenders together and
+taking the winner away, again and again.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ def _without_port(host: str) -> str:
 
 def contenders(tree: Tree, request: Request, most: int = 10) -> list[Contender]:
     """Return the frontends whose routes the request fits, the winner first; at most `most` of them."""
-    names = [name for name in sorted(tree.frontends) if _matches(tree, [name], request) is not None]
+    names = _fitting(tree, sorted(tree.frontends), request)
     ranking: list[Contender] = []
     while names and len(ranking) < most:
         match = _matches(tree, names, request)
@@ -95,6 +95,16 @@ def contenders(tree: Tree, request: Request, most: int = 10) -> list[Contender]:
         )
         names.remove(name)
     return ranking
+
+
+def _fitting(tree: Tree, names: Sequence[str], request: Request) -> list[str]:
+    """Return which of some frontends fit, by halving those that have any: a table compiles faster than its routes alone."""
+    if not names or _matches(tree, names, request) is None:
+        return []
+    if len(names) == 1:
+        return [*names]
+    middle = len(names) // 2
+    return _fitting(tree, names[:middle], request) + _fitting(tree, names[middle:], request)
 
 
 def _matches(tree: Tree, names: Sequence[str], request: Request) -> tuple[str, dict[str, str]] | None:

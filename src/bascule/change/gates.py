@@ -57,6 +57,8 @@ class Gates:
         self._held: dict[str, Hold] = {}
         self._below: dict[str, set[str]] = {}
         self._freezes: dict[str, Freeze] = {}
+        self._went_back = False
+        """Whether a freeze by the store has to be adopted: its history is not the one we know."""
 
     # ---- what there is to see
 
@@ -79,19 +81,26 @@ class Gates:
     def position(self, identity: str, revision: int, in_force_identity: str, in_force_revision: int) -> Freeze | None:
         """Judge where a reading or batch comes from against what is in force; return the freeze that it causes.
 
-        The freeze ends by itself when the store is again the one it was, at no lower a revision. With nothing in force
-        (an empty identity) every store is right.
+        A freeze because of another identity ends by itself when the store is again the one it was. One because the store
+        went back does not: once it has reached our revision again it still is another history, with other objects.
+        With nothing in force (an empty identity) every store is right.
         """
-        if not in_force_identity or (identity == in_force_identity and revision >= in_force_revision):
+        frozen = self._freezes.get(STORE)
+        if not in_force_identity:
             self._freezes.pop(STORE, None)
             return None
         if identity != in_force_identity:
             reason = (
                 f"the store is another one: its identity is {identity}, what is in force came from {in_force_identity}"
             )
-        else:
+        elif revision < in_force_revision and not self._went_back:
             reason = f"the store went back: it is at revision {revision}, revision {in_force_revision} is in force"
-        frozen = self._freezes.get(STORE)
+            self._went_back = True
+        elif self._went_back and frozen is not None:
+            return frozen
+        else:
+            self._freezes.pop(STORE, None)
+            return None
         if frozen is None or frozen.reason != reason:
             remedy = "if the store is right (restored, moved, made anew), `bascule adopt` takes over what it says"
             since_s = frozen.since_s if frozen else self._wall()
@@ -146,6 +155,7 @@ class Gates:
         """Accept every loss that is held, and the store as it is. After a freeze by the store the caller reads it anew and
         applies the difference unjudged."""
         self._freezes.pop(STORE, None)
+        self._went_back = False
         return self._release(list(self._held))
 
     # ---- for a successor
@@ -153,11 +163,12 @@ class Gates:
     def state(self) -> GateState:
         """Return what `restore` needs."""
         baselines = {backend: pool.baseline for backend, pool in self._pool_gate.pools.items()}
-        return GateState(tuple(self._freezes.values()), tuple(self._held.values()), baselines)
+        return GateState(tuple(self._freezes.values()), tuple(self._held.values()), baselines, self._went_back)
 
     def restore(self, state: GateState) -> None:
         """Go on where a predecessor ended. What it held must be in force already."""
         self._freezes = {freeze.by: freeze for freeze in state.freezes}
+        self._went_back = state.went_back
         for backend, baseline in state.baselines.items():
             self._pool_gate.pools[backend] = Pool(baseline, "")
         for hold in state.holds:

@@ -81,3 +81,5 @@ class GateState(msgspec.Struct, frozen=True):
     holds: tuple[Hold, ...] = ()
     baselines: dict[str, int] = {}
     """Backend: how many servers it had before the loss that is held."""
+    went_back: bool = False
+    """Whether the store is of another history than ours, which only an operator can say is right."""

@@ -118,6 +118,11 @@ class Resolver:
         """Return the sockaddr of every wanted name that has one: what compile_snapshot takes."""
         return {name: known.address for name, known in self._names.items() if known.address}
 
+    def address(self, name: str) -> bytes | None:
+        """Return the sockaddr of one wanted name, None while it has none."""
+        known = self._names.get(name)
+        return known.address or None if known is not None else None
+
     def failures(self) -> dict[str, str]:
         """Return the reason of every wanted name whose last lookup failed; its last good address still counts."""
         return {name: known.failure for name, known in self._names.items() if known.failure}

@@ -1,27 +1,52 @@
-"""A client of the admin API: HTTP with JSON over the Unix socket in the state directory."""
+"""A client of the admin API: HTTP with JSON over the Unix socket in the state directory, or over TCP with a token."""
 
 import http.client
 import os
 import socket
+import ssl
 import time
-from typing import Any
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from typing import Any, Final
 
 import msgspec
 
-START_PATIENCE_S = 5.0
+START_PATIENCE_S: Final = 5.0
 """A load balancer serves before its admin socket is open: a command right behind `bascule run &` waits so long."""
 
 
 class AdminError(Exception):
-    """The admin API could not be asked, or refused; `remedy` says what to do."""
+    """The admin API could not be asked, or refused; `remedy` says what to do, `problems` everything that is wrong."""
 
-    def __init__(self, message: str, remedy: str = "") -> None:
-        """See the class."""
+    def __init__(
+        self, message: str, remedy: str = "", *, status: int = 0, problems: tuple[dict[str, Any], ...] = ()
+    ) -> None:
+        """`status` is the answer's, 0 when there was none."""
         super().__init__(message)
         self.remedy = remedy
+        self.status = status
+        self.problems = problems
 
 
-class _Connection(http.client.HTTPConnection):
+class Answer(msgspec.Struct, frozen=True):
+    """One answer of the API."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    def document(self) -> dict[str, Any] | None:
+        """Return the JSON object of the body; None when it is none."""
+        try:
+            document = msgspec.json.decode(self.body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        return document if isinstance(document, dict) else None
+
+
+class _UnixConnection(http.client.HTTPConnection):
     """HTTP over AF_UNIX."""
 
     def __init__(self, path: str, timeout_s: float) -> None:
@@ -35,39 +60,145 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def request(socket_path: str, method: str, path: str, *, timeout_s: float) -> dict[str, Any]:
-    """Return the JSON object of an answer; AdminError when there is none, or it is an error without a JSON object."""
-    _await_socket(socket_path)
-    connection = _Connection(socket_path, timeout_s)
-    try:
-        connection.request(method, path)
-        response = connection.getresponse()
-        body = response.read()
-    except TimeoutError:
-        raise AdminError(f"no answer within {timeout_s:g} s", "look at the log of the load balancer") from None
-    except FileNotFoundError:
-        raise AdminError(
-            f"{socket_path} does not exist", "the load balancer is still starting, or runs on another --state directory"
-        ) from None
-    except PermissionError:
-        owner = os.stat(socket_path).st_uid
-        raise AdminError(f"{socket_path} belongs to user {owner}", "run this as that user, or with sudo") from None
-    except (OSError, http.client.HTTPException) as error:
-        raise AdminError(f"{socket_path}: {error}", "the master is being replaced; try again in a moment") from None
-    finally:
-        connection.close()
-    try:
-        answer = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise AdminError(
-            f"{method} {path}: {response.status} {response.reason}", "look at the log of the load balancer"
+class Client:
+    """Asks one admin API. Subclasses say how it is reached."""
+
+    place = ""
+    """For messages."""
+
+    def connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        """Return a connection that is not open yet."""
+        raise NotImplementedError
+
+    def headers(self) -> dict[str, str]:
+        """Return what goes with every request."""
+        return {}
+
+    def unreachable(self, error: OSError) -> AdminError:
+        """Return what an error of connecting means."""
+        return AdminError(f"{self.place}: {error}", "see whether the load balancer runs, and where its admin API is")
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 10.0,
+    ) -> Answer:
+        """Return an answer, whatever it says; AdminError when there is none."""
+        target = path + ("?" + urllib.parse.urlencode(query) if query else "")
+        data = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
+        with closing(self.connection(timeout_s)) as connection:
+            try:
+                connection.request(method, target, data, {**self.headers(), **(headers or {})})
+                response = connection.getresponse()
+                return Answer(response.status, response.reason, dict(response.headers), response.read())
+            except TimeoutError:
+                raise AdminError(
+                    f"{self.place}: no answer within {timeout_s:g} s", "look at the log of the load balancer"
+                ) from None
+            except OSError as error:
+                raise self.unreachable(error) from None
+            except http.client.HTTPException as error:
+                raise self.unreachable(OSError(f"{type(error).__name__} {error}".strip())) from None
+
+    def ask(self, method: str, path: str, **more: Any) -> dict[str, Any]:
+        """Return the JSON object of a good answer, empty when it has none; AdminError for all others."""
+        answer = self.call(method, path, **more)
+        document = answer.document()
+        if answer.status < 300 and (document is not None or not answer.body):
+            return document or {}
+        raise refused(f"{method} {path}", answer, document)
+
+    def follow(self, path: str, *, headers: Mapping[str, str], silence_s: float) -> Iterator[bytes]:
+        """Yield the lines of an answer that does not end; AdminError when it does, or says nothing for too long."""
+        with closing(self.connection(silence_s)) as connection:
+            try:
+                connection.request("GET", path, headers={**self.headers(), **headers})
+                response = connection.getresponse()
+                if response.status != 200:
+                    answer = Answer(response.status, response.reason, {}, response.read())
+                    raise refused(f"GET {path}", answer, answer.document())
+                while line := response.readline():
+                    yield line.rstrip(b"\r\n")
+            except (OSError, http.client.HTTPException) as error:
+                raise AdminError(f"{self.place}: the connection has ended: {error}") from None
+
+
+class UnixClient(Client):
+    """The admin socket of a load balancer on this machine."""
+
+    def __init__(self, path: str) -> None:
+        """Wait a little for a load balancer that is just starting."""
+        self.place = path
+        deadline_s = time.monotonic() + START_PATIENCE_S
+        while not os.path.exists(path) and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+
+    def connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        """See `Client`."""
+        return _UnixConnection(self.place, timeout_s)
+
+    def unreachable(self, error: OSError) -> AdminError:
+        """See `Client`."""
+        if isinstance(error, FileNotFoundError):
+            return AdminError(
+                f"{self.place} does not exist",
+                "the load balancer is still starting, or runs on another --state directory",
+            )
+        if isinstance(error, PermissionError):
+            owner = os.stat(self.place).st_uid
+            return AdminError(f"{self.place} belongs to user {owner}", "run this as that user, or with sudo")
+        return AdminError(f"{self.place}: {error}", "the master is being replaced; try again in a moment")
+
+
+class RemoteClient(Client):
+    """An admin API on TCP."""
+
+    def __init__(self, url: str, token: str, ca_file: str = "") -> None:
+        """AdminError when the URL makes no sense or the token would cross a network in the clear."""
+        parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
+        self.place = f"{parts.scheme}://{parts.netloc}"
+        try:
+            self._host, self._port = parts.hostname or "", parts.port
+        except ValueError:
+            self._host, self._port = "", None
+        if parts.scheme not in ("http", "https") or not self._host or parts.path.strip("/"):
+            raise AdminError(f"{url!r} is not the address of an admin API", "write --admin https://10.0.0.1:8181")
+        self._tls = parts.scheme == "https"
+        self._token = token
+        self._ca_file = ca_file
+
+    def headers(self) -> dict[str, str]:
+        """See `Client`."""
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+
+    def connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        """See `Client`."""
+        if not self._tls:
+            return http.client.HTTPConnection(self._host, self._port or 80, timeout=timeout_s)
+        try:
+            context = ssl.create_default_context(cafile=self._ca_file or None)
+        except (OSError, ssl.SSLError) as error:
+            raise AdminError(f"{self._ca_file}: {error}", "name a PEM file of certificates with --ca-file") from None
+        return http.client.HTTPSConnection(self._host, self._port or 443, timeout=timeout_s, context=context)
+
+    def unreachable(self, error: OSError) -> AdminError:
+        """See `Client`."""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return AdminError(f"{self.place}: {error.verify_message}", "name who signed it with --ca-file FILE")
+        return super().unreachable(error)
+
+
+def refused(what: str, answer: Answer, document: dict[str, Any] | None) -> AdminError:
+    """Return what an answer that is no good one means."""
+    if document is None or not isinstance(document.get("detail"), str):
+        return AdminError(
+            f"{what}: {answer.status} {answer.reason}", "look at the log of the load balancer", status=answer.status
         )
-    return answer
-
-
-def _await_socket(socket_path: str) -> None:
-    deadline_s = time.monotonic() + START_PATIENCE_S
-    while not os.path.exists(socket_path) and time.monotonic() < deadline_s:
-        time.sleep(0.05)
+    problems = tuple(problem for problem in document.get("problems", ()) if isinstance(problem, dict))
+    remedy = str(document.get("remedy", ""))
+    return AdminError(document["detail"], remedy, status=answer.status, problems=problems)

@@ -1,10 +1,11 @@
-"""`bascule check` and `bascule diff`: what a file would do, without a running load balancer."""
+"""`bascule check`, and two files compared: what a file would do, without a running load balancer."""
 
 from typing import Any
 
 import click
 
 from bascule.change.check import CheckReport, check_file
+from bascule.change.diff import Change
 from bascule.change.diff import diff as difference
 from bascule.cli.output import FAILURE, OK, Failure, print_json
 from bascule.model.problems import Problem
@@ -80,30 +81,9 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-@click.command()
-@click.argument("old", type=_FILE)
-@click.argument("new", type=_FILE)
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of changes.")
-def diff(old: str, new: str, as_json: bool) -> int:
-    """Show what changes when NEW takes the place of OLD, object by object.
-
-    Comments, order, and defaults written out are no difference. Exit status 0 with or without differences, 1 when a
-    file has errors.
-
-    \b
-    bascule diff /etc/bascule/bascule.toml bascule.toml
-    + backends.app.servers.a3          added
-    ~ frontends.api                    changed, with its fields below
-    - listeners.old                    removed
-    """
-    changes = difference(_tree(old), _tree(new))
-    if as_json:
-        print_json(changes)
-    elif changes:
-        click.echo("\n".join(change.render() for change in changes))
-    else:
-        click.echo("no difference", err=True)
-    return OK
+def diff_files(old: str, new: str) -> list[Change]:
+    """Return what changes when one file takes the place of another; Failure when one has errors."""
+    return difference(_tree(old), _tree(new))
 
 
 def _tree(file: str) -> Tree:

@@ -1,4 +1,4 @@
-"""`bascule status`, `reload` and `stop`: a running load balancer, found by its state directory."""
+"""`bascule status`, `reload` and `stop`: a running load balancer and its processes."""
 
 import os
 import signal
@@ -8,9 +8,10 @@ from typing import Any
 import click
 import msgspec
 
-from bascule.cli.admin import AdminError, request
+from bascule.cli.admin import Client, refused
 from bascule.cli.output import FAILURE, OK, Failure, print_json
-from bascule.cli.running import Running, find_running
+from bascule.cli.reach import reach
+from bascule.cli.running import find_running
 
 _STATE = click.option(
     "--state",
@@ -21,17 +22,15 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @click.command()
-@_STATE
-@_JSON
-def status(state: str | None, as_json: bool) -> int:
-    """Show processes, revision, listeners, frontends, backends and servers of a running load balancer.
+@reach
+def status(client: Client, as_json: bool) -> int:
+    """Show processes, store, revision, listeners, frontends, backends and servers of a running load balancer.
 
     \b
     bascule status
     bascule status --state /run/bascule --json | jq .revision
     """
-    running = find_running(state)
-    answer = _ask(running, "GET", "/v1/status")
+    answer = client.ask("GET", "/v1/status")
     if as_json:
         print_json(answer)
         return OK
@@ -42,10 +41,9 @@ def status(state: str | None, as_json: bool) -> int:
 
 
 @click.command()
-@_STATE
-@_JSON
+@reach
 @click.option("--timeout", "timeout_s", default=30.0, show_default=True, help="Seconds to wait for all workers.")
-def reload(state: str | None, as_json: bool, timeout_s: float) -> int:
+def reload(client: Client, as_json: bool, timeout_s: float) -> int:
     """Make a running load balancer read its configuration again, and wait until every worker has applied it.
 
     A configuration with errors changes nothing: they are printed, and what was in force stays. Exit status 0 only when
@@ -55,8 +53,10 @@ def reload(state: str | None, as_json: bool, timeout_s: float) -> int:
     bascule reload
     bascule check bascule.toml && bascule reload
     """
-    running = find_running(state)
-    outcome = _ask(running, "POST", "/v1/reload", timeout_s)
+    answer = client.call("POST", "/v1/reload", timeout_s=timeout_s)
+    outcome = answer.document()
+    if outcome is None or "ok" not in outcome:
+        raise refused("POST /v1/reload", answer, outcome)
     if as_json:
         print_json(outcome)
     else:
@@ -114,10 +114,3 @@ def stop(state: str | None, as_json: bool, now: bool, timeout_s: float | None) -
     else:
         click.echo(f"stopped (pid {running.pid}, {took_s:.1f} s)")
     return OK
-
-
-def _ask(running: Running, method: str, path: str, timeout_s: float = 10.0) -> dict[str, Any]:
-    try:
-        return request(running.admin_socket, method, path, timeout_s=timeout_s)
-    except AdminError as error:
-        raise Failure(str(error), error.remedy) from None

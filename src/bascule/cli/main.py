@@ -6,18 +6,35 @@ from collections.abc import Sequence
 
 import click
 
-from bascule.cli.output import OK, USAGE
+from bascule.cli.output import OK, USAGE, Failure, print_json
 
 COMMANDS = {
-    "run": ("bascule.cli.keeper:run", "Run the load balancer from a configuration file."),
-    "proxy": ("bascule.cli.keeper:proxy", "Run a proxy without a configuration file."),
-    "demo": ("bascule.cli.demo:demo", "Show it: two origins, traffic, and a change without a failed request."),
-    "check": ("bascule.cli.check:check", "Find everything that is wrong with a configuration file."),
-    "diff": ("bascule.cli.check:diff", "Show what changes between two configuration files."),
-    "explain": ("bascule.cli.explain:explain", "Show which route a request takes, and why."),
+    "run": ("bascule.cli.keeper:run", "Run the load balancer."),
+    "proxy": ("bascule.cli.keeper:proxy", "Run a proxy without a configuration."),
+    "demo": ("bascule.cli.demo:demo", "Show it: two origins, traffic, and live changes without a failed request."),
     "status": ("bascule.cli.control:status", "Show what a running load balancer does."),
+    "top": ("bascule.cli.top:top", "Show rates of a running load balancer, refreshed."),
+    "watch": ("bascule.cli.watch:watch", "Show events as they happen."),
+    "get": ("bascule.cli.objects:get", "Show objects, or the whole tree."),
+    "objects": ("bascule.cli.states:objects", "Show what waits, is quarantined or held, and why."),
+    "set": ("bascule.cli.objects:set_object", "Set fields of an object, or create it."),
+    "rm": ("bascule.cli.objects:rm", "Remove objects."),
+    "apply": ("bascule.cli.apply:apply", "Bring what files say into force, in one transaction."),
+    "diff": ("bascule.cli.apply:diff", "Show what a file would change, or what differs between two."),
+    "check": ("bascule.cli.check:check", "Find everything that is wrong with a configuration file."),
+    "explain": ("bascule.cli.explain:explain", "Show which route a request takes, and why."),
+    "import": ("bascule.cli.import_vulcand:import_group", "Convert the configuration of another load balancer."),
+    "history": ("bascule.cli.history:history", "Show what was changed, when, by whom and why."),
+    "rollback": ("bascule.cli.history:rollback", "Restore an earlier state by a new transaction."),
+    "drain": ("bascule.cli.operate:drain", "Let a server finish what it has and get nothing new."),
+    "undrain": ("bascule.cli.operate:undrain", "Give a server traffic again."),
+    "freeze": ("bascule.cli.operate:freeze", "Keep every change out of force."),
+    "unfreeze": ("bascule.cli.operate:unfreeze", "Bring into force what the store says now."),
+    "adopt": ("bascule.cli.operate:adopt", "Accept what the gates hold back."),
+    "token": ("bascule.cli.token:token", "Make, list and remove bearer tokens for the admin API on TCP."),
     "reload": ("bascule.cli.control:reload", "Make a running load balancer read its configuration again."),
     "stop": ("bascule.cli.control:stop", "Stop a running load balancer, letting exchanges end first."),
+    "completion": ("bascule.cli.completion:completion", "Print what makes a shell complete commands and keys."),
 }
 
 
@@ -65,7 +82,7 @@ def bascule() -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run a command line and return its exit status."""
+    """Run a command line and return its exit status. With --json a failure is a JSON object on standard output too."""
     try:
         result = bascule.main(args=list(argv), prog_name="bascule", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -73,8 +90,10 @@ def main(argv: Sequence[str]) -> int:
         return USAGE
     except click.ClickException as error:
         error.show()
+        if isinstance(error, Failure) and "--json" in argv:
+            print_json(error.as_json())
         return error.exit_code
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
         return OK

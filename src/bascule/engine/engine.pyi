@@ -3,6 +3,9 @@
 class EngineError(RuntimeError):
     """The engine cannot start or adopt; the message says why."""
 
+class UnknownBaseError(EngineError):
+    """The snapshot names a routes base that this engine does not have: send it both."""
+
 class Engine:
     """One event loop over all clients and servers of a worker.
 
@@ -15,12 +18,14 @@ class Engine:
         worker: int,
         statistics_fd: int,
         limits_fd: int = -1,
+        verdicts_fd: int = -1,
         memory_bytes: int = 536870912,
         access_log_fd: int = -1,
     ) -> None:
         """Starts the engine as worker number `worker` (0..63).
 
-        statistics_fd, limits_fd: descriptors of the shared regions; they may be closed afterwards. limits_fd -1: no limits.
+        statistics_fd, limits_fd, verdicts_fd: descriptors of the shared regions; they may be closed afterwards.
+        limits_fd -1: no limits; verdicts_fd -1: no verdicts.
         memory_bytes: see limit_memory.
         access_log_fd: one logfmt line an exchange is written there; -1: off.
         Errors: EngineError, ParserMismatch (bascule.codec.llhttp).
@@ -42,10 +47,11 @@ class Engine:
         Errors: OSError.
         """
 
-    def adopt(self, fd: int) -> int:
-        """Verifies and adopts the snapshot image behind `fd`; returns its revision. Exchanges under way keep theirs.
+    def adopt(self, fd: int, base_fd: int = -1) -> int:
+        """Verifies and adopts the snapshot behind `fd`; returns its revision. Exchanges under way keep theirs.
 
-        Errors: EngineError; the snapshot in force stays.
+        `base_fd` is the routes base that a records image names, -1 when it is that of the snapshot in force: what is
+        known is not looked at again. Errors: UnknownBaseError when it is not, EngineError; the snapshot in force stays.
         """
 
     def lend(self, listener_id: str, slot: int, fd: int) -> None:

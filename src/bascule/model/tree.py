@@ -132,6 +132,10 @@ class Backend(Record, frozen=True):
     ] = "0s"
     servers: Annotated[dict[Id, Server], Meta(description="The pool, by server id.")] = {}
 
+    def needs_verdicts(self) -> bool:
+        """Tell whether its servers get more or less of the traffic than the configuration alone says."""
+        return self.health_check is not None or self.slow_start != "0s"
+
 
 Requests = Annotated[int, Meta(ge=1, le=limits.REQUESTS_MAX, description="Requests admitted in one period, per key.")]
 Burst = Annotated[

@@ -21,6 +21,7 @@ from bascule.process.link import Link, LinkClosedError
 from bascule.process.names import PATIENCE_S
 from bascule.process.notices import Notices
 from bascule.process.reloading import Outcome, Reloader
+from bascule.process.servers import Servers
 from bascule.process.views import metrics_document, status_document
 from bascule.shared.snapshot import make_memfd
 
@@ -51,6 +52,7 @@ class Control:
         self.pipeline: Pipeline | None = master.pipeline
         self.resolver = Resolver()
         self.broadcast = Notices()
+        self.servers = Servers(self)
         self._answer: asyncio.Future[dict[str, Any]] | None = None
         self._asking = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -141,11 +143,15 @@ class Control:
         return int(lost)
 
     def publish(self, sequence: int, image: bytes) -> None:
-        """Send a snapshot to all workers, and to the keeper for those to come."""
+        """Send a snapshot to the keeper, for workers and masters to come, and then to all workers.
+
+        In this order: a master that dies in between leaves no worker with a snapshot whose number its successor would use
+        again for another one.
+        """
         descriptor = make_memfd(image)
-        self.master.publisher.publish(sequence, descriptor)
         if self.master.keeper is not None:
             self.tell_keeper({"type": "snapshot", "revision": sequence}, [descriptor])
+        self.master.publisher.publish(sequence, descriptor)
 
     def lend(self) -> None:
         """Have the keeper lend out the slots of the listeners in force: the workers know them by now."""
@@ -343,6 +349,8 @@ class Control:
         if reload_wanted:
             await self.reloader.reload("start of a new master")
         if master.options["command"] == "run":
+            if master.in_force is not None:
+                self.servers.load(master.in_force.tree.backends)
             self.spawn(self.reloader.watch_file())
 
     async def _succeed(self) -> Pipeline | None:

@@ -65,7 +65,9 @@ class Crew:
         self.listeners: dict[tuple[str, str], Listener] = {}
         self.listening: set[tuple[str, str]] = set()
         self.regions: list[int] = []
-        self.snapshot: tuple[int, int] | None = None
+        self.revision = 0
+        self.snapshot: list[int] = []
+        """The newest: its records, and its routes base if it has one of its own."""
         self.stopping = False
         self.drain_timeout_ms = 30_000
         self.access_log = "off"
@@ -125,7 +127,7 @@ class Crew:
         if self.regions:
             self._send(worker, {"type": "regions"}, self.regions)
         if self.snapshot:
-            self._send(worker, {"type": "snapshot", "revision": self.snapshot[0]}, [self.snapshot[1]])
+            self._send(worker, {"type": "snapshot", "revision": self.revision}, self.snapshot)
         self.on_change()
 
     def apply_settings(self, drain_timeout_ms: int, access_log: str, worker_memory_bytes: int = 0) -> None:
@@ -164,13 +166,17 @@ class Crew:
         self.regions = descriptors
         self._broadcast({"type": "regions"}, descriptors)
 
-    def take_snapshot(self, revision: int, descriptor: int) -> None:
-        """Keep the newest snapshot for the workers to come, and give it to those that still wait for their first."""
-        if self.snapshot:
-            os.close(self.snapshot[1])
-        self.snapshot = (revision, descriptor)
+    def take_snapshot(self, revision: int, descriptors: list[int]) -> None:
+        """Keep the newest snapshot for the workers to come, and give it to those that still wait for their first.
+
+        Records that come alone have the base of those before.
+        """
+        for old in self.snapshot[: len(descriptors)]:
+            os.close(old)
+        self.snapshot = descriptors + self.snapshot[len(descriptors) :]
+        self.revision = revision
         for worker in self._in_state(STARTING):
-            self._send(worker, {"type": "snapshot", "revision": revision}, [descriptor])
+            self._send(worker, {"type": "snapshot", "revision": revision}, self.snapshot)
 
     def introduce(self, worker: Worker, *, with_link: bool = True) -> None:
         """Tell the master of a worker, and hand it the worker's link."""

@@ -100,8 +100,8 @@ class Following:
     async def _follow(self) -> None:
         async for found in self.store.watch(self.seen):
             self._connected()
+            self._batch(found)  # `seen` is still what this watch said before
             self.seen = found.revision
-            self._batch(found)
         raise UnavailableError("the watch has ended")
 
     def _connected(self) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bascule.change.objects import Changes, ObjectTable
     from bascule.model.tree import Store as StoreTable
     from bascule.process.log import Log
+    from bascule.process.servers import InForceNow
 
 DIRECTORY: Final = "last-good"
 
@@ -24,9 +25,17 @@ DIRECTORY: Final = "last-good"
 class Guard:
     """The guard of one pipeline, which asks it and tells it what came into force."""
 
-    def __init__(self, table: ObjectTable, settings: StoreTable, directory: str, log: Log) -> None:
-        """`directory` is that of what outlives a reboot."""
-        self.gates = Gates(table, bounds=bounds_of(settings))
+    def __init__(
+        self,
+        table: ObjectTable,
+        settings: StoreTable,
+        directory: str,
+        log: Log,
+        *,
+        in_force: InForceNow,
+    ) -> None:
+        """`directory` is that of what outlives a reboot; `in_force` is how servers really are."""
+        self.gates = Gates(in_force, bounds=bounds_of(settings), passing=in_force.passing)
         self.last_good = LastGood(os.path.join(directory, DIRECTORY), lambda text: log.warning(text))
         self.reconciler: Reconciler | None = None
         self._table = table

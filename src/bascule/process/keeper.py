@@ -201,14 +201,14 @@ class Keeper:
                 "options": self._options,
                 "state": self._state.path,
                 "keeper_pid": os.getpid(),
-                "regions": bool(crew.regions),
-                "revision": crew.snapshot[0] if crew.snapshot else 0,
-                "snapshot": crew.snapshot is not None,
+                "regions": len(crew.regions),
+                "revision": crew.revision,
+                "snapshot": bool(crew.snapshot),
                 "ready": self._ready,
                 "workers": crew.target,
                 "listeners": [[listener_id, address] for listener_id, address in sorted(crew.listening)],
             },
-            [*crew.regions, *([crew.snapshot[1]] if crew.snapshot else [])],
+            [*crew.regions, *crew.snapshot],
         )
         for worker in crew.workers.values():
             crew.introduce(worker)
@@ -254,7 +254,7 @@ class Keeper:
         if kind == "regions":
             self._crew.take_regions(descriptors)
         elif kind == "snapshot":
-            self._crew.take_snapshot(message["revision"], descriptors[0])
+            self._crew.take_snapshot(message["revision"], descriptors)
         elif kind == "settings":
             self._apply_settings(message)
         elif kind == "bind":

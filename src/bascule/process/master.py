@@ -185,21 +185,21 @@ class Boot:
         if hello["regions"]:
             from bascule.shared.statistics import Directory
 
-            master.regions = descriptors[:2]
+            master.regions = descriptors[: hello["regions"]]
             master.directory = Directory(master.regions[0])
-            del descriptors[:2]
+            del descriptors[: hello["regions"]]
         if hello["snapshot"]:
-            master.publisher.hold(hello["revision"], descriptors[0])
+            master.publisher.hold(hello["revision"], *descriptors)
 
     def make_regions(self, objects: int, limits_bytes: int) -> None:
         """Make the shared regions, with room for twice as many objects, unless a predecessor has."""
         master = self._master
         if master.regions:
             return
-        from bascule.shared import limits, statistics
+        from bascule.shared import limits, statistics, verdicts
 
         slots = max(STATISTICS_SLOTS_MIN, 2 * objects)
-        master.regions = [statistics.create(objects=slots), limits.create(limits_bytes)]
+        master.regions = [statistics.create(objects=slots), limits.create(limits_bytes), verdicts.create(slots)]
         master.directory = statistics.Directory(master.regions[0])
         master.tell_keeper({"type": "regions"}, master.regions)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from bascule.change.compiling import TreeCompiler
 from bascule.change.edits import Edit
 from bascule.change.examine import path_of
+from bascule.change.gates import OPERATOR
 from bascule.change.gather import Gather
 from bascule.change.live import Applied, Freeze, ObjectState
 from bascule.change.names import ServerNames
@@ -31,6 +32,7 @@ from bascule.process.mirror import Mirror
 from bascule.process.notices import Notices
 from bascule.process.progress import Progress
 from bascule.process.reloading import Outcome
+from bascule.process.servers import InForceNow
 from bascule.store.interface import Batch, Event, Reading, Store, StoreError
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from bascule.model.tree import Store as StoreTable
     from bascule.process.control import Control
     from bascule.process.master import Master
+    from bascule.process.servers import Servers
 
 REVIEW_S: Final = 1.0
 """How often the gates are asked what they need to hold no longer."""
@@ -63,7 +66,8 @@ class Pipeline:
         self.master = master
         self.store = store
         self.table = ObjectTable(settings)
-        self.guard = Guard(self.table, table, directory, master.log)
+        now = InForceNow(self.table, lambda: self._control)
+        self.guard = Guard(self.table, table, directory, master.log, in_force=now)
         self.gates = self.guard.gates
         self.notices = Notices()
         self.metrics = LiveMetrics()
@@ -127,6 +131,8 @@ class Pipeline:
         """Begin to follow the store."""
         self._control = control
         self.notices = control.broadcast
+        if self._compiled:
+            control.servers.load(self.table.tree().backends)
         control.spawn(self.following.run())
         control.spawn(self._take())
         control.spawn(self._look_after())
@@ -160,6 +166,10 @@ class Pipeline:
         """Ask the gates now and then what they need not hold any longer, and try again to bind what could not be."""
         while True:
             await asyncio.sleep(REVIEW_S)
+            departed = self._servers.departures.due()
+            if departed:
+                async with self._lock:
+                    await self._bring_into_force(Changes(self.table.revision, departed, {}, standing=[]), 0.0)
             if self.gates.freeze_state() is not None:
                 continue
             if self.gates.held:
@@ -177,6 +187,11 @@ class Pipeline:
                     await self._bring_into_force(self.table.again(due), 0.0)
 
     @property
+    def _servers(self) -> Servers:
+        assert self._control is not None
+        return self._control.servers
+
+    @property
     def _lock(self) -> asyncio.Lock:
         assert self._control is not None
         return self._control.lock
@@ -191,6 +206,8 @@ class Pipeline:
 
     def _on_batch(self, batch: Batch) -> None:
         frozen = self._frozen_before
+        if batch.identity == self.table.identity and self.following.seen <= batch.revision < self.table.revision:
+            return  # a reading was faster than this watch, and the store did not go back
         if self._refuses(batch.identity, batch.revision):
             return
         if frozen:  # it is the one it was again
@@ -226,6 +243,7 @@ class Pipeline:
         await self._apply(self._judge(gathered.events, gathered.revision), gathered.revision, gathered.since_s)
 
     def _judge(self, events: Sequence[Event], revision: int, *, reading: bool = False) -> Sequence[Event]:
+        self._servers.departures.saw(events)
         verdict = self.gates.judge(events, reading=reading)
         if verdict.held or verdict.returned or verdict.released:
             self.guard.note_gates()
@@ -245,12 +263,20 @@ class Pipeline:
         """Bind what is new, compile, close what is gone, publish. What can fail comes before what has an effect."""
         control = self._control
         assert control is not None
-        if changes.listeners:
+        listeners = changes.listeners or not self._compiled  # a predecessor may have died between two of these steps
+        if listeners:
             await self._bind(changes)
         if changes.edits or not self._compiled:
+            first = not self._compiled
+            if not first:
+                changes.edits = control.servers.soften(changes.edits, changes.before)
             compiled = await self._compile(changes)
-            if changes.listeners:
+            if listeners:
                 await control.unbind(self._wanted_listeners())
+            if first:
+                control.servers.load(self.table.tree().backends)
+            else:
+                control.servers.apply(changes.edits, self.table)
             if compiled is not None:
                 control.publish(compiled.revision, compiled.image)
                 self.metrics.published += 1
@@ -259,7 +285,7 @@ class Pipeline:
         if changes.settings is not None:
             self.settings = changes.settings
             control.tell_settings(changes.settings)
-        if changes.listeners:
+        if listeners:
             await self.master.publisher.applied()
             control.lend()
 
@@ -422,11 +448,18 @@ class Pipeline:
         if self.gates.unfreeze():
             self.master.log.info("unfrozen", by=by)
         self._note_freeze()
-        await self.read_again()
+        try:
+            await self.read_again()
+        except StoreError:
+            self.following.read_again()  # what came meanwhile was not kept
+            raise
         return await self.until_applied(self.revision, APPLIED_S)
 
     async def adopt(self, by: str) -> Applied:
-        """See Live."""
+        """See Live. While an operator has frozen everything it changes nothing: nothing could be read."""
+        freeze = self.gates.freeze_state()
+        if freeze is not None and freeze.by == OPERATOR:
+            return Applied(self.revision, False, (), self.gates.reasons())
         self.master.log.warning("adopted: what the gates held back comes into force", by=by)
         async with self._lock:
             reading = await self.store.read()

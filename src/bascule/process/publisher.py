@@ -28,6 +28,10 @@ class WorkerView:
         self.state = state
         self.link = link
         self.revision = 0
+        self.offered = 0
+        """The revision on its way to it; no other is sent until this one is answered, so a slow worker skips some."""
+        self.base = 0
+        """Number of the routes base that it was last sent."""
         self.applied_s = 0.0
         self.refused = ""
         self.report: dict[str, Any] = {}
@@ -45,6 +49,8 @@ class Publisher:
         self.revision = 0
         self.published_s = 0.0
         self._snapshot = -1
+        self._base = -1
+        self._base_number = 0
         self._log = log
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiters: list[asyncio.Future[None]] = []
@@ -56,22 +62,30 @@ class Publisher:
             self._watch(worker)
             self._send(worker, {"type": "state?"})
 
-    def hold(self, revision: int, descriptor: int) -> None:
-        """Make this the snapshot in force (owns the descriptor) without sending it to anybody."""
+    def hold(self, revision: int, descriptor: int, base: int = -1) -> None:
+        """Make this the snapshot in force (owns the descriptors) without sending it to anybody.
+
+        `base` is the routes base that a records image names, when it is another than before.
+        """
         if self._snapshot >= 0:
             os.close(self._snapshot)
+        if base >= 0:
+            if self._base >= 0:
+                os.close(self._base)
+            self._base = base
+            self._base_number += 1
         self.revision, self._snapshot = revision, descriptor
         self.published_s = time.time()
 
     def image(self) -> bytes:
-        """Return the bytes of the snapshot in force, empty when there is none."""
+        """Return the bytes of the snapshot in force (without its routes base), empty when there is none."""
         if self._snapshot < 0:
             return b""
         return os.pread(self._snapshot, os.fstat(self._snapshot).st_size, 0)
 
-    def publish(self, revision: int, descriptor: int) -> None:
-        """Make this the snapshot in force and send it to every worker."""
-        self.hold(revision, descriptor)
+    def publish(self, revision: int, descriptor: int, base: int = -1) -> None:
+        """Make this the snapshot in force and send it to every worker. See `hold`."""
+        self.hold(revision, descriptor, base)
         for worker in list(self.workers.values()):
             worker.refused = ""
             self._offer(worker)
@@ -180,30 +194,43 @@ class Publisher:
         kind = message["type"]
         if kind == "applied":
             self._applied(worker, message["revision"])
+        elif kind == "base?":
+            worker.offered = worker.base = 0
+            self._offer(worker)
         elif kind == "refused":
             worker.refused = message["reason"]
+            worker.offered = 0
             self._log.error(
                 "a worker refuses the snapshot",
                 worker=worker.number,
                 revision=message["revision"],
                 reason=message["reason"],
             )
+            if message["revision"] < self.revision:
+                self._offer(worker)
         elif kind == "state":
             worker.report = message
             worker.reports += 1
             self._applied(worker, message["revision"])
-            if message["revision"] < self.revision and message["revision"]:
-                self._offer(worker)
         self._changed()
 
     def _applied(self, worker: WorkerView, revision: int) -> None:
         if revision > worker.revision:
             worker.revision = revision
             worker.applied_s = time.time()
+        if worker.offered <= revision < self.revision and revision:  # the first one is the keeper's to give
+            self._offer(worker)
 
     def _offer(self, worker: WorkerView) -> None:
-        if self._snapshot >= 0:
-            self._send(worker, {"type": "snapshot", "revision": self.revision}, [self._snapshot])
+        """Send the snapshot in force, with its base unless the worker was sent that before; or later, after an answer."""
+        if self._snapshot < 0 or worker.offered > worker.revision:
+            return
+        worker.offered = self.revision
+        descriptors = [self._snapshot]
+        if self._base >= 0 and worker.base != self._base_number:
+            worker.base = self._base_number
+            descriptors.append(self._base)
+        self._send(worker, {"type": "snapshot", "revision": self.revision}, descriptors)
 
     def _send(self, worker: WorkerView, message: dict[str, Any], descriptors: list[int] | None = None) -> None:
         try:

@@ -97,13 +97,15 @@ class Reloader:
         except BaseException:
             os.close(descriptor)
             raise
+        if master.options["command"] == "run":
+            self._control.servers.load(loaded.tree.backends)
+        if master.keeper is not None:  # it first: see Control.publish
+            self._control.tell_keeper({"type": "settings", **loaded.process_settings()})
+            self._control.tell_keeper({"type": "snapshot", "revision": compiled.revision}, [descriptor])
         publisher.publish(compiled.revision, descriptor)
         report_warnings(master.log, loaded)
         master.directory.retain(loaded.objects())
         self._in_force(loaded, addresses)
-        if master.keeper is not None:
-            self._control.tell_keeper({"type": "settings", **loaded.process_settings()})
-            self._control.tell_keeper({"type": "snapshot", "revision": compiled.revision}, [descriptor])
         applied = await publisher.applied()
         self._control.lend()
         return Outcome(

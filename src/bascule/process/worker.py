@@ -152,8 +152,8 @@ class Worker:
             return
         from bascule.engine.engine import Engine
 
-        statistics, limits = descriptors
-        self.engine = Engine(worker=self.number, statistics_fd=statistics, limits_fd=limits)
+        statistics, limits, verdicts = descriptors
+        self.engine = Engine(worker=self.number, statistics_fd=statistics, limits_fd=limits, verdicts_fd=verdicts)
         self._regions = descriptors
         self._limit_memory()
         self._open_access_log()
@@ -164,21 +164,27 @@ class Worker:
 
     def _adopt(self, message: dict[str, Any], descriptors: list[int]) -> None:
         """Adopt a newer snapshot; refuse a bad one and keep what there is. Repeating one is harmless."""
-        revision, descriptor = message["revision"], descriptors[0]
+        revision, base = message["revision"], descriptors[1] if len(descriptors) > 1 else -1
         try:
             if self.engine is None:
                 raise ValueError("it came before the shared regions")
             if revision > self.revision:
                 first = not self.revision
-                self.revision = self.engine.adopt(descriptor)
+                self.revision = self.engine.adopt(descriptors[0], base)
                 if first:
                     self.tell_keeper({"type": "started", "revision": self.revision})
         except Exception as error:
+            from bascule.engine.engine import UnknownBaseError
+
+            if isinstance(error, UnknownBaseError):
+                self._tell(self.master, {"type": "base?", "revision": revision})
+                return
             self.log.error("a snapshot is refused; the one in force stays", revision=revision, reason=str(error))
             self._tell(self.master, {"type": "refused", "revision": revision, "reason": str(error)})
             return
         finally:
-            os.close(descriptor)
+            for descriptor in descriptors:
+                os.close(descriptor)
         self._tell(self.master, {"type": "applied", "revision": self.revision})
 
     def _lend(self, message: dict[str, Any], descriptors: list[int]) -> None:

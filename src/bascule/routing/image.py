@@ -8,6 +8,7 @@ HEADER_SIZE = 512
 SECTION_FRONTENDS = 4
 FRONTEND_RECORD_SIZE = 40
 SECTIONS_MAX = 24
+CHECKSUM_AT = 32
 
 
 def wrap_sections(sections: Mapping[int, bytes], frontend_count: int) -> bytes:
@@ -19,6 +20,7 @@ def wrap_sections(sections: Mapping[int, bytes], frontend_count: int) -> bytes:
         table[number] = (HEADER_SIZE + len(body), len(contents[number]))
         body += contents[number] + bytes(-len(contents[number]) % 8)
     size = HEADER_SIZE + len(body)
-    header = struct.pack("<8sIIQQII", b"BSCLSNAP", 1, HEADER_SIZE, size, 1, zlib.crc32(body), SECTIONS_MAX)
+    header = struct.pack("<8sIIQQII", b"BSCLSNAP", 2, HEADER_SIZE, size, 1, 0, SECTIONS_MAX)
     header += b"".join(struct.pack("<QQ", *entry) for entry in table)
-    return header.ljust(HEADER_SIZE, b"\0") + bytes(body)
+    image = header.ljust(HEADER_SIZE, b"\0") + bytes(body)
+    return image[:CHECKSUM_AT] + struct.pack("<I", zlib.crc32(image)) + image[CHECKSUM_AT + 4 :]

@@ -3,9 +3,12 @@ from collections.abc import Iterable
 from bascule.routing.result import Match
 
 class Matcher:
-    """Matches requests against the ROUTES sections of a snapshot image. ValueError if they are damaged."""
+    """Matches requests against the ROUTES sections of a whole image, or of a records image and its routes base.
 
-    def __init__(self, image: bytes) -> None: ...
+    ValueError if they are damaged; whether the base is the one the records image names is not looked at.
+    """
+
+    def __init__(self, image: bytes, base: bytes | None = None) -> None: ...
     def match(
         self,
         *,

@@ -1,8 +1,11 @@
 """Verification and assembly of snapshot images; the layout is in snapshot.pxd."""
 
-from collections.abc import Mapping
-
 from typing_extensions import Buffer
+
+from bascule.shared.seal import SealedImage as SealedImage
+from bascule.shared.seal import assemble as assemble
+from bascule.shared.seal import is_sealed as is_sealed
+from bascule.shared.seal import make_memfd as make_memfd
 
 class SnapshotError(ValueError):
     """The bytes are no image this version can read; `code` is the SnapshotFault, the text says what and where."""
@@ -14,20 +17,8 @@ def describe(code: int) -> str:
     """What a SnapshotFault returned by snapshot_open means, in words."""
 
 def verify(buffer: Buffer) -> int:
-    """Checks a whole image but its routes, and returns the store revision it was compiled from.
+    """Checks a whole or records image but its routes, and returns its revision.
 
     `buffer` is any contiguous bytes-like object; one that does not start on an 8-byte boundary is copied first.
     Raises SnapshotError with the reason and the place.
     """
-
-def assemble(revision: int, sections: Mapping[int, Buffer]) -> bytes:
-    """The image of `sections` (section number -> its bytes): header, sections in ascending order, alignment, checksum.
-
-    Deterministic: the same arguments give the same bytes. Raises ValueError for a number outside 0..23.
-    """
-
-def make_memfd(data: Buffer) -> int:
-    """A new close-on-exec memfd that holds `data` and can never change again; the caller closes it."""
-
-def is_sealed(fd: int) -> bool:
-    """Whether the descriptor's bytes can no longer change, so that a mapping needs no second look."""

@@ -33,21 +33,25 @@ END: Final = aio.EOF
 PAUSE_FIRST_S: Final = 0.05
 PAUSE_LARGEST_S: Final = 5.0
 
-_OPTIONS: Final = (
-    # A second line behind the watch's own heartbeat. Without ping_timeout_ms a frozen server is not noticed at all.
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 2_000),
-    ("grpc.http2.ping_timeout_ms", 2_000),
-    # Channels to one address would share a connection, also one that is dead without anybody knowing.
-    ("grpc.use_local_subchannel_pool", 1),
-    # A proxy for web pages (HTTP_PROXY) is none for etcd.
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-    # One revision comes in one message, whatever its size; lists are paged (reader.py).
-    ("grpc.max_receive_message_length", 1 << 30),
-    ("grpc.max_send_message_length", 1 << 30),
-)
+RECEIVE_BYTES_MAX = 1 << 30
+"""One revision comes in one message, whatever its size; lists are paged (reader.py)."""
+
+
+def _options() -> list[tuple[str, object]]:
+    return [
+        # A second line behind the watch's own heartbeat. Without ping_timeout_ms a frozen server is not noticed at all.
+        ("grpc.keepalive_time_ms", 10_000),
+        ("grpc.keepalive_timeout_ms", 2_000),
+        ("grpc.http2.ping_timeout_ms", 2_000),
+        # Channels to one address would share a connection, also one that is dead without anybody knowing.
+        ("grpc.use_local_subchannel_pool", 1),
+        # A proxy for web pages (HTTP_PROXY) is none for etcd.
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
+        ("grpc.max_send_message_length", 1 << 30),
+    ]
 
 
 class Link:
@@ -61,10 +65,10 @@ class Link:
         address = endpoint.address
         target = address if address[:1] in "0123456789[" else f"dns:///{address}"
         if certificates is None:
-            self.channel = aio.insecure_channel(target, options=_OPTIONS)
+            self.channel = aio.insecure_channel(target, options=_options())
         else:
             credentials = grpc.ssl_channel_credentials(certificates.ca, certificates.key, certificates.certificate)
-            self.channel = aio.secure_channel(target, credentials, options=_OPTIONS)
+            self.channel = aio.secure_channel(target, credentials, options=_options())
         self.services: dict[str, Any] = {
             "KV": rpc.KVStub(self.channel),
             "Watch": rpc.WatchStub(self.channel),
@@ -155,7 +159,7 @@ class EtcdClient:
             try:
                 return await self._try(service, method, request, min(self.attempt_s, max(end - loop.time(), 0.1)))
             except TokenError:
-                if renewed or self._open:
+                if renewed or not self.options.username:
                     raise store_error("INVALID_ARGUMENT", "authentication failed", str(self.endpoints[0])) from None
                 renewed = True
                 await self.authenticate()

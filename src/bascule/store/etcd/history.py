@@ -102,7 +102,7 @@ class History:
             oldest = await self._replay(start, end, revisions)
             if not oldest:
                 break
-            start = oldest  # compacted up to there
+            start = oldest + 1  # what that revision replaced is not known
         found = []
         leases: dict[int, bool] = {0: False}
         for revision, events in revisions.items():
@@ -118,6 +118,8 @@ class History:
     def _alterations(self, events: Iterable[Any]) -> Iterable[Alteration]:
         for event in events:
             name = self._layout.name(event.kv.key)
+            if not event.prev_kv.mod_revision and event.kv.version != 1:
+                continue  # there was a value, and it has been compacted away
             before = event.prev_kv.value if event.prev_kv.mod_revision else None
             after = event.kv.value if event.type == 0 else None
             if name is not None and before != after:  # the same value again is a heartbeat
@@ -152,7 +154,9 @@ class History:
                 await asyncio.wait_for(call.write(rpc.WatchRequest(create_request=create)), FOREIGN_S)
                 come = 0
                 while come < end - 1:
-                    response = await asyncio.wait_for(call.read(), QUIET_S if come >= last else FOREIGN_S)
+                    response = await asyncio.wait_for(
+                        call.read(), QUIET_S if come >= last or last < start else FOREIGN_S
+                    )
                     if response is END:
                         break
                     if response.canceled:

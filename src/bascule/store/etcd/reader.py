@@ -260,6 +260,7 @@ class _Stream:
         self.watch_id = 0
         """What a stream's first watch is called."""
         self._reading: asyncio.Future[Any] | None = None
+        self._asking: asyncio.Future[Any] | None = None
 
     async def next(self) -> Any:
         """Return the next response; TimeoutError when none comes though we asked for one.
@@ -281,13 +282,24 @@ class _Stream:
                 ticks += 1
                 if ticks >= TICKS_MAX:
                     raise TimeoutError
-                request = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
-                await asyncio.wait_for(self.call.write(request), TICK_S)
+                if self._asking is None or self._asking.done():
+                    # Not waited for: it never ends while the server is frozen and its window is full.
+                    request = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
+                    self._asking = asyncio.ensure_future(self.call.write(request))
+                    self._asking.add_done_callback(_heard)
         except BaseException:
             if self._reading is not None:
                 self._reading.cancel()
                 self._reading = None
+            if self._asking is not None:
+                self._asking.cancel()
             raise
+
+
+def _heard(asking: asyncio.Future[Any]) -> None:
+    """Take note of how a write ended: why a stream broke, reading it says."""
+    if not asking.cancelled():
+        asking.exception()
 
 
 def identity_of(header: Any) -> str:

@@ -1,0 +1,152 @@
+"""The watch: where it goes on, what it may believe, what it costs, and who left or vanished."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from bascule.store.etcd import reader
+from bascule.store.etcd.store import EtcdStore
+from bascule.store.interface import Batch, Put, Remove, Transaction
+from kit.etcd import Etcd
+from kit.following import Follower
+
+
+def test_progress_is_not_believed_before_the_events_it_speaks_of(
+    shared_etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """etcd before 3.4.25 and 3.5.8 answers a progress request with its newest revision while a watch still catches up
+    (etcd issue 15220): who went on from there after a broken connection would miss what had not come yet."""
+    writes = 3000
+
+    async def go() -> None:
+        store = EtcdStore(shared_etcd.options("/progress"))
+        first = (await store.read()).revision
+        for begin in range(0, writes, 500):
+            pending = [store.commit(Transaction((Put(f"backends/b{begin + n}", b"x" * 500),))) for n in range(500)]
+            await asyncio.gather(*pending)
+        # Ask for progress all the time while the watch catches up.
+        monkeypatch.setattr(reader, "TICK_S", 0.0005)
+        monkeypatch.setattr(reader, "TICKS_MAX", 100_000)
+        monkeypatch.setattr(reader, "ALIVE_S", 0.0)
+        seen: set[str] = set()
+        complete = first
+        async for batch in store.watch(first):
+            assert batch.revision >= complete
+            complete = batch.revision
+            seen.update(event.key for event in batch.events)
+            if not batch.events:
+                # What a batch says is complete has come.
+                past = await store.read(at=batch.revision) if batch.revision > first else None
+                assert past is None or set(past.entries) <= seen
+            if len(seen) == writes:
+                break
+        await store.close()
+
+    asyncio.run(go())
+
+
+def test_steady_state_is_one_watch_and_no_read_and_never_silent(shared_etcd: Etcd) -> None:
+    async def go() -> None:
+        store = EtcdStore(shared_etcd.options("/steady"))
+        async with Follower(store) as follower:
+            await store.commit(Transaction((Put("backends/a", b"1"),)))
+            await follower.until_entry("backends/a", b"1")
+            before = dict(store.client.calls)
+            for value in range(20):
+                shared_etcd.put("/steady/backends/a", str(value))
+            await follower.until_entry("backends/a", b"19")
+            count = len(follower.batches)
+            await follower.until(lambda: len(follower.batches) > count, "a sign of life", 10)
+            assert follower.batches[-1] == Batch(follower.identity, follower.changes[-1].revision)
+            assert store.client.calls == before
+            assert before["Watch"] == 1
+        await store.close()
+
+    asyncio.run(go())
+
+
+def events_of(follower: Follower, key: str) -> list[tuple[bool, bool]]:
+    """Return, for each event of a key, whether it removed it and whether it vanished."""
+    return [
+        (event.entry is None, event.expired) for batch in follower.batches for event in batch.events if event.key == key
+    ]
+
+
+@pytest.mark.parametrize(
+    ("how", "vanished"),
+    [
+        ("expiry", True),
+        ("our revoke", False),
+        ("our removal", False),
+        ("etcdctl del", False),
+        # etcd says the same of a revoked lease as of one that ended: what cannot be told is taken for the worse.
+        ("etcdctl lease revoke", True),
+    ],
+)
+def test_left_and_vanished(shared_etcd: Etcd, how: str, vanished: bool) -> None:
+    prefix = f"/left-{how.replace(' ', '-')}"
+    key = "backends/a/servers/1"
+
+    async def go() -> None:
+        store, other = (EtcdStore(shared_etcd.options(prefix)) for _ in range(2))
+        async with Follower(store) as follower:
+            lease = await other.grant(1000 if how == "expiry" else 60_000)
+            await other.commit(Transaction((Put(key, b"{}", lease), Put("backends/a/servers/2", b"{}"))))
+            if how == "our revoke":
+                await other.revoke(lease)
+            elif how == "our removal":
+                await other.commit(Transaction((Remove(key),)))
+            elif how == "etcdctl del":
+                shared_etcd.delete(f"{prefix}/{key}")
+            elif how == "etcdctl lease revoke":
+                shared_etcd.run("lease", "revoke", f"{lease:x}")
+            await follower.until(lambda: len(events_of(follower, key)) == 2, "it is removed")
+            assert events_of(follower, key)[-1] == (True, vanished)
+            assert "backends/a/servers/2" in follower.entries
+        await store.close()
+        await other.close()
+
+    asyncio.run(go())
+
+
+def test_a_web_proxy_is_not_used(shared_etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def go() -> None:
+        port = shared_etcd.member.client_port
+        store = EtcdStore(shared_etcd.options("/proxy", endpoints=(f"http://localhost:{port}",)))
+        assert (await store.read()).revision
+        await store.close()
+
+    asyncio.run(go())
+
+
+def test_cancelling_any_call_leaves_the_store_usable(shared_etcd: Etcd) -> None:
+    async def go() -> None:
+        store = EtcdStore(shared_etcd.options("/cancel"))
+        lease = await store.grant(60_000)
+        calls: list[Any] = [
+            store.read,
+            lambda: anext(aiter(store.watch(1))),
+            lambda: store.commit(Transaction((Put("backends/a", b"1"),))),
+            store.history,
+            lambda: store.grant(60_000),
+            lambda: store.keep_alive(lease),
+        ]
+        for call in calls:
+            for delay_s in (0, 0.0002, 0.001, 0.003):
+                task = asyncio.ensure_future(call())
+                await asyncio.sleep(delay_s)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            await call()
+        await store.close()
+        async with asyncio.timeout(10):  # gRPC's own tasks end a little later
+            while len(asyncio.all_tasks()) > 1:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(go())
