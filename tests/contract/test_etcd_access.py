@@ -138,6 +138,19 @@ def test_a_user_where_nobody_is_asked_for_one(shared_etcd: Etcd, password_file: 
     asyncio.run(go())
 
 
+def test_users_that_are_switched_on_while_we_run(server: Etcd, password_file: Path) -> None:
+    async def go() -> None:
+        store = store_of(server, password_file)
+        async with Follower(store) as follower:
+            await store.commit(PUT)
+            server.enable_users(PASSWORD)
+            await store.commit(Transaction((Put("backends/a", b"2"),)))
+            await follower.until_entry("backends/a", b"2")
+        await store.close()
+
+    asyncio.run(go())
+
+
 @pytest.fixture(scope="module")
 def encrypted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
     """An etcd with TLS that asks for certificates."""

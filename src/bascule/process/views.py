@@ -9,6 +9,7 @@ import time
 from bascule.admin.metrics import render_metrics
 from bascule.admin.status import Traffic, WorkerStatus, build_traffic
 from bascule.shared.statistics import Reader
+from bascule.store.interface import Store, Translator
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from bascule.process.control import Control
     from bascule.process.pipeline import Pipeline
     from bascule.process.publisher import Publisher, WorkerView
+
+TRANSLATION_MAX = 100
 
 
 async def status_document(control: Control) -> dict[str, Any]:
@@ -33,6 +36,7 @@ async def status_document(control: Control) -> dict[str, Any]:
         "warnings": [
             *(warning.render() for warning in (master.in_force.warnings if master.in_force else ())),
             *publisher.problems(),
+            *(_translation(control.pipeline.store) if control.pipeline is not None else ()),
         ],
         "unresolved": control.resolver.failures(),
         "published_at": publisher.published_s,
@@ -61,6 +65,14 @@ async def metrics_document(control: Control) -> bytes:
     ]
     rendered = await asyncio.to_thread(_metrics, control.master.regions[0], publisher.revision, workers)
     return rendered if control.pipeline is None else rendered + _live_metrics(control.pipeline).encode()
+
+
+def _translation(store: Store) -> list[str]:
+    """Return what a store that translates could not put into our words, the first TRANSLATION_MAX of it."""
+    found = store.problems() if isinstance(store, Translator) else ()
+    shown = [problem.render() for problem in found[:TRANSLATION_MAX]]
+    more = len(found) - len(shown)
+    return [*shown, f"and {more} more of the store's objects: bascule import vulcand lists all"] if more else shown
 
 
 def _objects(pipeline: Pipeline) -> dict[str, int]:

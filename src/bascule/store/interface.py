@@ -11,9 +11,11 @@ An error is never data: a store that cannot be read raises, it never gives an em
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
+
+from bascule.model.problems import Problem
 
 Kind = Literal["embedded", "etcd", "file", "vulcand"]
 
@@ -197,4 +199,17 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Let go of everything. Leases go on until they end."""
+        ...
+
+
+@runtime_checkable
+class Translator(Protocol):
+    """What a store has besides when it puts another program's configuration (vulcand's) into our words.
+
+    An object that cannot be put so is among the entries all the same, with a value that says why (model/refusal.py), so that
+    it is quarantined and its last good form stays; one that is not safe to serve without what it lacks is not among them.
+    """
+
+    def problems(self) -> Sequence[Problem]:
+        """Return what is not served (errors) and what is left out (warnings), of the latest state, by key."""
         ...

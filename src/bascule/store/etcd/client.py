@@ -159,7 +159,7 @@ class EtcdClient:
             try:
                 return await self._try(service, method, request, min(self.attempt_s, max(end - loop.time(), 0.1)))
             except TokenError:
-                if renewed or self._open:
+                if renewed or not self.options.username:
                     raise store_error("INVALID_ARGUMENT", "authentication failed", str(self.endpoints[0])) from None
                 renewed = True
                 await self.authenticate()

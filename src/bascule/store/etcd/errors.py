@@ -7,7 +7,7 @@ from typing import Final
 
 from bascule.store.interface import CompactedError, LeaseLostError, RefusedError, StoreError, UnavailableError
 
-UNREACHABLE: Final = "the endpoints, the network and `etcdctl endpoint health`; what is in force stays in force"
+UNREACHABLE: Final = "check the endpoints, the network and `etcdctl endpoint health`; what is in force stays in force"
 
 
 class TokenError(StoreError):
