@@ -223,8 +223,8 @@ class ScriptedOrigin:
     def settle(self) -> None:
         """Wait until every request that was on its way has been noted: none comes to light later, as if it were the next test's.
 
-        A proxy may have sent a head and closed before the thread here has seen the connection. Connections are accepted in
-        order, so that when one of our own is, all before it have a thread; and these end when their connections are dropped.
+        A proxy may have answered for itself, sent a head and closed before the thread here has seen the connection. Connections
+        are accepted in order, so that when one of our own is, all before it have a thread; and these end when dropped.
         """
         if self.listener is not None:
             with socket.create_connection((self.host, self.port)) as marker:

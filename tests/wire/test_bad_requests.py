@@ -59,4 +59,5 @@ def test_refused_while_others_are_served(wire: Wire) -> None:
     bad = [Delivery([case.send], case.name) for case in REQUESTS[:40]]
     fine = [Delivery([good[:9], good[9:]], "good") for _ in range(40)]
     deliver(wire.address, bad + fine, lambda item: item.label == "good" and item.received.endswith(b"ok"))
+    wire.origin.settle()
     assert [item.label for item in fine if not item.received.startswith(b"HTTP/1.1 200")] == []
