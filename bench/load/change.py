@@ -28,6 +28,7 @@ from bench.load.run import MEASURE
 from bench.load.workers import started, wait_for
 from kit.client import get
 from kit.etcd import Etcd
+from kit.http1 import Cut, Ended, Malformed
 from kit.waiting import free_port, until
 
 FLAGS = ("--quota-backend-bytes", "4294967296", "--max-request-bytes", "8388608")
@@ -264,7 +265,7 @@ def _started(node: Node, frontends: int) -> Round:
     def answers() -> bool:
         try:
             return get(node.address, f"/svc-{frontends - 1:06d}/a").status == 200
-        except (OSError, ValueError, RuntimeError):
+        except (OSError, Cut, Ended, Malformed):
             return False
 
     until(answers, f"an answer; {node.log_text()[-3000:]}", 60, 0.005)

@@ -84,20 +84,31 @@ class Site:
 
     def __enter__(self) -> "Site":
         self.balancer.until_workers(self.balancer.workers_at_start)
-        for keep_alive in (True, False):
-            self.loads.append(Load(self.port, clients=2, keep_alive=keep_alive, pause_s=0.005).__enter__())
-        self.more()
+        self.start_load()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for load in self.loads:
+        try:
+            self.stop_load(check=error is None)
+        finally:
+            self.balancer.__exit__(kind, error, trace)
+
+    def start_load(self) -> None:
+        """Begin to ask, and wait until it goes well."""
+        for keep_alive in (True, False):
+            self.loads.append(Load(self.port, clients=2, keep_alive=keep_alive, pause_s=0.005).__enter__())
+        self.more()
+
+    def stop_load(self, *, check: bool = True) -> None:
+        """Ask no more; AssertionError with `check` when a request failed."""
+        loads, self.loads = self.loads, []
+        for load in loads:
             load.__exit__(None, None, None)
-        self.balancer.__exit__(kind, error, trace)
-        if error is None:
-            assert [load.failures for load in self.loads] == [[], []]
-            assert all(load.served > 20 for load in self.loads)
+        if check:
+            assert [load.failures for load in loads] == [[], []]
+            assert all(load.served > 20 for load in loads)
 
     # ---- what it says and does
 

@@ -1,5 +1,8 @@
 """What can happen to an etcd while a balancer lives from it: no request fails, and afterwards changes come into force again."""
 
+import contextlib
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,6 +138,55 @@ def test_a_pool_that_vanishes_is_held_and_one_that_leaves_is_not(site: Site) -> 
     site.etcd.delete("--prefix", f"{PREFIX}/backends/leased/servers/")
     site.until_code("/leased", 503)
     assert site.held() == []
+
+
+def test_a_cold_start_without_etcd_serves_what_was_last_good(site: Site) -> None:
+    site.probe()
+    site.put("backends/app/servers/a1", {"url": f"http://{site.origin.address}", "weight": 3})
+    until(lambda: site.status()["last_good"]["revision"] == site.etcd.revision(), "it is on disk", 30, 0.05)
+    site.stop_load()
+    site.etcd.member.stop()
+    site.balancer.__exit__(None, None, None)
+    site.balancer.start()
+    assert site.code("/") == 200
+    assert site.code("/probe-1") == 200
+    assert not site.status()["store"]["connected"]
+    site.start_load()
+    newest = max((site.balancer.state / "last-good").glob("last-good.*[0-9]"), key=lambda path: int(path.suffix[1:]))
+    newest.write_bytes(newest.read_bytes()[:-5])
+    site.etcd.member.start()
+    site.etcd.wait()
+    site.probe()
+    assert site.status()["freeze"] is None
+
+
+def test_a_freeze_outlives_the_master(site: Site) -> None:
+    status, answer = site.balancer.ask("POST", "/v1/freeze", {"reason": "the night shift"})
+    assert status == 200, answer
+    site.put("frontends/late", {"route": "Path(`/late`)", "backend": "app"})
+    until(lambda: "freezes" in _gates(site), "it is written down", 30, 0.02)
+    before = site.master_pid()
+    os.kill(before, signal.SIGKILL)
+
+    def successor() -> bool:
+        with contextlib.suppress(OSError, AssertionError):
+            status = site.status()
+            return status["master"]["pid"] != before and status["store"]["connected"]
+        return False
+
+    until(successor, "another master", 30, 0.05)
+    assert "the night shift" in site.status()["freeze"]["reason"]
+    site.more()
+    assert site.code("/late") == 404
+    status, answer = site.balancer.ask("POST", "/v1/unfreeze")
+    assert status == 200, answer
+    site.until_code("/late", 200)
+    site.probe()
+
+
+def _gates(site: Site) -> str:
+    path = site.balancer.state / "last-good" / "gates"
+    return path.read_text() if path.exists() else ""
 
 
 def test_an_ended_token_is_renewed(tmp_path: Path, origin: ScriptedOrigin) -> None:

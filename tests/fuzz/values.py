@@ -17,11 +17,13 @@ from typing import Any
 
 import msgspec
 
-from bascule.change.compiling import TreeCompiler
+from bascule.change.compile import SnapshotCompiler
+from bascule.change.compiled import CompiledSnapshot
 from bascule.change.examine import examine
 from bascule.change.gates import Gates
 from bascule.change.objects import ObjectTable
 from bascule.model.keys import format_key, parse_key
+from bascule.process.compiling import refusals
 from bascule.routing.match import Matcher
 from bascule.store.interface import Entry, Event
 
@@ -182,13 +184,14 @@ class Round:
             self.table, passing=lambda *_: self.chance.random() < 0.8, monotonic=lambda: self.revision / 10
         )
         self.numbers: dict[tuple[str, str], int] = {}
-        self.compiler = TreeCompiler(lambda kind, name: self.numbers.setdefault((kind, name), len(self.numbers)))
+        self.compiler = SnapshotCompiler(lambda kind, name: self.numbers.setdefault((kind, name), len(self.numbers)))
         self.revision = 1
         self.mutations = 0
         everything = self.safe | self.mutator.now
         self.table.load({key: Entry(key, value, 1, 1) for key, value in everything.items()}, "id", 1)
         tree = self.table.tree()
-        self.image = self.compiler.full(tree, revision=1, addresses={}).image
+        self.images = [b"", b""]
+        self._take(self.compiler.full(tree, revision=1, addresses={}))
 
     def run(self, mutations: int) -> None:
         """Mutate so many times; Violation, or whatever is raised, with a note of the seed."""
@@ -215,16 +218,22 @@ class Round:
         if about & self.safe.keys():
             raise Violation(f"edits of objects that nobody touched: {about & self.safe.keys()}")
         compiled = self.compiler.apply(changes.edits, revision=self.revision)
-        for route in compiled.rejected:
-            if f"frontends/{route.frontend}" in self.safe:
-                raise Violation(f"a route that nobody touched is rejected: {route.message}")
-            self.table.reject(f"frontends/{route.frontend}", (), changes)
-        self.image = compiled.image
+        for key, problem in refusals(compiled):
+            if key in self.safe:
+                raise Violation(f"an object that nobody touched is refused: {problem.message}")
+            self.table.reject(key, (problem,), changes)
+        self._take(compiled)
         for key, value in self.safe.items():
             if self.table.in_force(key) != value:
                 raise Violation(f"{key} is in force as {self.table.in_force(key)!r}, stored as {value!r}")
         for event in events:
             self._in_order(event.key)
+
+    def _take(self, compiled: CompiledSnapshot) -> None:
+        assert compiled.records is not None
+        self.images[0] = compiled.records.read()
+        if compiled.base is not None:
+            self.images[1] = compiled.base.read()
 
     def _in_order(self, key: str) -> None:
         form = self.table.in_force(key)
@@ -232,7 +241,7 @@ class Round:
             raise Violation(f"{key} is in force in a form that is not in order: {form!r}")
 
     def _routes(self) -> None:
-        matcher = Matcher(self.image)
+        matcher = Matcher(*self.images)
         for number in range(PAIRS):
             found = matcher.match(host=f"safe{number}.test", path="/only")
             if found.params != {f"p{number}": b"only"}:

@@ -23,7 +23,6 @@ from bascule.process.notices import Notices
 from bascule.process.reloading import Outcome, Reloader
 from bascule.process.servers import Servers
 from bascule.process.views import metrics_document, status_document
-from bascule.shared.snapshot import make_memfd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -142,16 +141,17 @@ class Control:
         self.master.listening = wanted
         return int(lost)
 
-    def publish(self, sequence: int, image: bytes) -> None:
+    def publish(self, sequence: int, images: Sequence[int]) -> None:
         """Send a snapshot to the keeper, for workers and masters to come, and then to all workers.
 
         In this order: a master that dies in between leaves no worker with a snapshot whose number its successor would use
-        again for another one.
+        again for another one. `images` are descriptors, the publisher's from now on: the snapshot, or its records and, when
+        that is new, its routes base.
         """
-        descriptor = make_memfd(image)
         if self.master.keeper is not None:
-            self.tell_keeper({"type": "snapshot", "revision": sequence}, [descriptor])
-        self.master.publisher.publish(sequence, descriptor)
+            with contextlib.suppress(LinkClosedError):
+                self.tell_keeper({"type": "snapshot", "revision": sequence}, list(images))
+        self.master.publisher.publish(sequence, *images)
 
     def lend(self) -> None:
         """Have the keeper lend out the slots of the listeners in force: the workers know them by now."""

@@ -15,6 +15,7 @@ from bascule.model.keys import SETTINGS
 from bascule.model.problems import ConfigError, Problem
 from bascule.model.quantities import size_bytes
 from bascule.model.tree import Settings
+from bascule.process.compiling import images_of
 from bascule.process.configuration import process_settings
 from bascule.process.guard import DIRECTORY
 from bascule.process.names import resolve_in_loop
@@ -54,7 +55,7 @@ def boot_live(master: Master, boot: Boot, loaded: Configuration) -> None:
     pipeline.names.load(pipeline.table.tree())
     master.addresses = runner.run(resolve_in_loop(pipeline.names.wanted()))
     compiled = pipeline.compile_all(1, master.addresses)
-    boot.publish(_listeners(pipeline), compiled.revision, compiled.image)
+    boot.publish(_listeners(pipeline), compiled.revision, images_of(compiled))
     pipeline.in_force(reading or first)
     _say(master, pipeline, reading)
 

@@ -120,7 +120,9 @@ class Boot:
         compiled = self._compile(loaded)
         master.tell_keeper({"type": "settings", **loaded.process_settings()})
         self._bind(loaded)
-        self.publish(loaded.listeners(), compiled.revision, compiled.image)
+        from bascule.shared.snapshot import make_memfd
+
+        self.publish(loaded.listeners(), compiled.revision, [make_memfd(compiled.image)])
         master.in_force = loaded
         report_warnings(master.log, loaded)
 
@@ -215,16 +217,13 @@ class Boot:
         problems: list[dict[str, str]] = answer["problems"] if answer["type"] == "bind_failed" else []
         return problems
 
-    def publish(self, listeners: list[dict[str, str]], revision: int, image: bytes) -> None:
-        """Bring the first snapshot into force."""
-        from bascule.shared.snapshot import make_memfd
-
+    def publish(self, listeners: list[dict[str, str]], revision: int, images: list[int]) -> None:
+        """Bring the first snapshot into force; `images` as in Control.publish."""
         master = self._master
-        descriptor = make_memfd(image)
-        master.tell_keeper({"type": "snapshot", "revision": revision}, [descriptor])
+        master.tell_keeper({"type": "snapshot", "revision": revision}, images)
         master.listening = listeners
         master.tell_keeper({"type": "listen", "listeners": master.listening})
-        master.publisher.hold(revision, descriptor)
+        master.publisher.hold(revision, *images)
 
     def _await(self, *kinds: str) -> tuple[dict[str, Any], list[int]]:
         while True:

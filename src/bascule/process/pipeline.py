@@ -2,8 +2,7 @@
 
     following ─► gather ─► gates ─► objects ─► (bind) ─► compile ─► (unbind) ─► publish ─► applied
 
-Whoever brings something into force holds the control's lock; it never waits for workers, unless listeners change:
-`until_applied` and the `applied` notices look at what they acknowledge.
+Whoever brings something into force holds the control's lock and waits for no worker, unless listeners change: see `progress`.
 """
 
 from __future__ import annotations
@@ -14,17 +13,19 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from bascule.change.compiling import TreeCompiler
-from bascule.change.edits import Edit
+import msgspec
+
 from bascule.change.examine import path_of
 from bascule.change.gates import OPERATOR
 from bascule.change.gather import Gather
+from bascule.change.ledger import owner_of
 from bascule.change.live import Applied, Freeze, ObjectState
 from bascule.change.names import ServerNames
 from bascule.change.objects import Changes, ObjectTable
-from bascule.model.keys import format_key
+from bascule.model.keys import format_key, parse_key
 from bascule.model.problems import Problem
 from bascule.model.quantities import duration_ms
+from bascule.process.compiling import Compiling, images_of, refusals
 from bascule.process.following import Following
 from bascule.process.guard import Guard
 from bascule.process.live_metrics import LiveMetrics
@@ -33,24 +34,24 @@ from bascule.process.notices import Notices
 from bascule.process.progress import Progress
 from bascule.process.reloading import Outcome
 from bascule.process.servers import InForceNow
+from bascule.process.unbound import Unbound
 from bascule.store.interface import Batch, Event, Reading, Store, StoreError
 
 if TYPE_CHECKING:
-    from bascule.change.compiled import CompiledSnapshot, RejectedRoute
+    from bascule.change.compiled import CompiledSnapshot
     from bascule.change.gather import Gathered
     from bascule.model.tree import Settings
     from bascule.model.tree import Store as StoreTable
     from bascule.process.control import Control
     from bascule.process.master import Master
-    from bascule.process.servers import Servers
+    from bascule.process.unbound import Unbound
+from bascule.process.servers import Servers
 
 REVIEW_S: Final = 1.0
 """How often the gates are asked what they need to hold no longer."""
-REBIND_S: Final = 5.0
-"""How often a listener whose address was taken is tried again."""
 RETRY_S: Final = 1.0
-COMPILE_IN_THREAD: Final = 500
-"""Edits from which on a compilation is left to a thread."""
+COUNTED: Final = ("listener", "frontend", "backend", "server")
+"""Kinds that have counters."""
 KEYS_SHOWN: Final = 100
 MIRROR_S: Final = 0.5
 """How long a reader waits for the watch to tell what is in the store already, before the store is asked."""
@@ -72,16 +73,15 @@ class Pipeline:
         self.notices = Notices()
         self.metrics = LiveMetrics()
         self.names = ServerNames()
-        self.compiler = TreeCompiler(master.directory.slot)
+        self.compiling = Compiling(master.directory.slot, master.publisher)
         self.progress = Progress(master.publisher, self.metrics)
         self.settings = settings
         self.following = Following(store, master.log, self._on_reading, self._on_batch, self._on_store)
-        self._compiled = False
         self._gather = Gather(
             self.table.ledger.value, duration_ms(table.coalesce) / 1000, duration_ms(table.coalesce_max) / 1000
         )
         self._control: Control | None = None
-        self._unbound: dict[str, float] = {}
+        self._unbound = Unbound(self.table)
         self._frozen_before = False
         self._heard = asyncio.Event()
 
@@ -105,17 +105,15 @@ class Pipeline:
         self.following.go_on_from(reading.revision)
 
     def compile_all(self, revision: int, addresses: dict[str, bytes]) -> CompiledSnapshot:
-        """Compile everything in force, and quarantine what cannot be."""
-        tree = self.table.tree()
-        compiled = self.compiler.full(tree, revision=revision, addresses=addresses)
-        self._compiled = True
-        self._quarantine_rejected(compiled.rejected, self._nothing())
+        """Compile everything for a start, and quarantine what cannot be."""
+        self.compiling.identity = self.table.identity
+        compiled = self.compiling.first(self.table.tree(), addresses, revision, self.table.revision)
+        self._quarantine(compiled, self._nothing())
         return compiled
 
     def without(self, problems: Sequence[dict[str, str]]) -> None:
         """Quarantine the listeners that cannot be bound."""
-        for problem in problems:
-            self._unbindable(problem, self._nothing())
+        self._unbound.refuse(problems, self._nothing())
 
     def in_force(self, since: Reading) -> None:
         """Say that what was loaded is in force."""
@@ -131,7 +129,7 @@ class Pipeline:
         """Begin to follow the store."""
         self._control = control
         self.notices = control.broadcast
-        if self._compiled:
+        if self.compiling.ready:
             control.servers.load(self.table.tree().backends)
         control.spawn(self.following.run())
         control.spawn(self._take())
@@ -158,33 +156,45 @@ class Pipeline:
                     error=f"{type(error).__name__}: {error}",
                 )
                 self.metrics.failed += 1
-                self._compiled = False
+                self.compiling.ready = False
                 await asyncio.sleep(RETRY_S)
                 self.following.read_again()
 
     async def _look_after(self) -> None:
-        """Ask the gates now and then what they need not hold any longer, and try again to bind what could not be."""
+        """Ask the gates now and then what they need not hold any longer, try again to bind what could not be, and fold."""
         while True:
             await asyncio.sleep(REVIEW_S)
-            departed = self._servers.departures.due()
-            if departed:
-                async with self._lock:
-                    await self._bring_into_force(Changes(self.table.revision, departed, {}, standing=[]), 0.0)
-            if self.gates.freeze_state() is not None:
-                continue
-            if self.gates.held:
-                verdict = self.gates.review()
-                if verdict.events:
-                    async with self._lock:
-                        await self._apply(verdict.events, self.table.revision, 0.0)
-                    self.guard.note_gates()
-            now_s = time.monotonic()
-            due = [key for key, tried_s in self._unbound.items() if now_s - tried_s >= REBIND_S]
-            if due:
-                async with self._lock:
-                    for key in due:
-                        self._unbound.pop(key, None)
-                    await self._bring_into_force(self.table.again(due), 0.0)
+            try:
+                if self.compiling.fold_due:
+                    await self._fold()
+                await self._let_go()
+                if self.gates.freeze_state() is None:
+                    await self._review()
+                    await self._bind_again()
+            except Exception as error:
+                self.master.log.error("looking after the store failed", error=f"{type(error).__name__}: {error}")
+                self.following.read_again()
+
+    async def _let_go(self) -> None:
+        """Take servers out of force that left and have finished what they had."""
+        departed = self._servers.departures.due()
+        if departed:
+            async with self._lock:
+                changes = msgspec.structs.replace(self._nothing(), edits=departed)
+                await self._bring_into_force(changes, 0.0)
+
+    async def _review(self) -> None:
+        verdict = self.gates.review() if self.gates.held else None
+        if verdict is not None and verdict.events:
+            async with self._lock:
+                await self._apply(verdict.events, self.table.revision, 0.0)
+            self.guard.note_gates()
+
+    async def _bind_again(self) -> None:
+        due = self._unbound.due()
+        if due:
+            async with self._lock:
+                await self._bring_into_force(self.table.again(due), 0.0)
 
     @property
     def _servers(self) -> Servers:
@@ -243,7 +253,8 @@ class Pipeline:
         await self._apply(self._judge(gathered.events, gathered.revision), gathered.revision, gathered.since_s)
 
     def _judge(self, events: Sequence[Event], revision: int, *, reading: bool = False) -> Sequence[Event]:
-        self._servers.departures.saw(events)
+        if self._control is not None:  # at the start nobody serves yet who could leave
+            self._servers.departures.saw(events)
         verdict = self.gates.judge(events, reading=reading)
         if verdict.held or verdict.returned or verdict.released:
             self.guard.note_gates()
@@ -263,24 +274,18 @@ class Pipeline:
         """Bind what is new, compile, close what is gone, publish. What can fail comes before what has an effect."""
         control = self._control
         assert control is not None
-        listeners = changes.listeners or not self._compiled  # a predecessor may have died between two of these steps
+        listeners = (
+            changes.listeners or not self.compiling.ready
+        )  # a predecessor may have died between two of these steps
         if listeners:
             await self._bind(changes)
-        if changes.edits or not self._compiled:
-            first = not self._compiled
-            if not first:
-                changes.edits = control.servers.soften(changes.edits, changes.before)
-            compiled = await self._compile(changes)
+        if changes.edits or not self.compiling.ready:
+            compiled, same = await self._compile(changes)
             if listeners:
                 await control.unbind(self._wanted_listeners())
-            if first:
-                control.servers.load(self.table.tree().backends)
-            else:
-                control.servers.apply(changes.edits, self.table)
-            if compiled is not None:
-                control.publish(compiled.revision, compiled.image)
-                self.metrics.published += 1
-            self._release(changes.edits)
+            if not same:
+                self._publish(compiled)
+            self._release(changes)
         self._note(changes, since_s)
         if changes.settings is not None:
             self.settings = changes.settings
@@ -289,75 +294,72 @@ class Pipeline:
             await self.master.publisher.applied()
             control.lend()
 
-    async def _compile(self, changes: Changes) -> CompiledSnapshot | None:
-        """Return the next snapshot, None when the workers run this very content already."""
-        control, publisher = self._control, self.master.publisher
+    async def _compile(self, changes: Changes) -> tuple[CompiledSnapshot, bool]:
+        """Return the next snapshot, and whether the workers run this very one already."""
+        control, compiling = self._control, self.compiling
         assert control is not None
-        if not self._compiled:
-            return await self._compile_first(control)
-        if self.names.apply(changes.edits):
-            self.compiler.set_addresses(await control.look_up(self.names.wanted()))
-        if len(changes.edits) < COMPILE_IN_THREAD:
-            compiled = self.compiler.apply(changes.edits, revision=publisher.revision + 1)
-        else:
-            compiled = await asyncio.to_thread(self.compiler.apply, changes.edits, revision=publisher.revision + 1)
-        self._quarantine_rejected(compiled.rejected, changes)
-        return compiled
+        compiling.identity = self.table.identity
+        same = False
+        if compiling.ready:
+            changes.edits = self._servers.soften(changes.edits, changes.before)
+            if self.names.apply(changes.edits):
+                compiling.set_addresses(await control.look_up(self.names.wanted()))
+            compiled = await compiling.apply(changes.edits, self.table.revision)
+            self._servers.apply(changes.edits, self.table)
+        else:  # as a successor, or after something went wrong
+            tree = self.table.tree()
+            self.names.load(tree)
+            addresses = await control.look_up(self.names.wanted())
+            compiled, same = await compiling.again(tree, addresses, self.table.revision)
+            self._servers.load(tree.backends)
+        self._quarantine(compiled, changes)
+        return compiled, same
 
-    async def _compile_first(self, control: Control) -> CompiledSnapshot | None:
-        """Compile everything: as a successor, or after something went wrong."""
-        publisher = self.master.publisher
-        self.names.load(self.table.tree())
-        addresses = await control.look_up(self.names.wanted())
-        same = self.compile_all(publisher.revision, addresses)
-        if same.image == publisher.image():
-            return None
-        return self.compile_all(publisher.revision + 1, addresses)
+    def _publish(self, compiled: CompiledSnapshot) -> None:
+        assert self._control is not None
+        self._control.publish(compiled.revision, images_of(compiled))
+        self.metrics.published += 1
 
     async def readdress(self, addresses: dict[str, bytes]) -> None:
         """Publish what is in force with other addresses of host names; the caller holds the lock."""
-        if not self._compiled or self._control is None:
-            return  # a successor that has not read its store yet
-        self.compiler.set_addresses(addresses)
-        compiled = self.compiler.apply((), revision=self.master.publisher.revision + 1)
-        self._control.publish(compiled.revision, compiled.image)
+        if self.compiling.ready and self.compiling.set_addresses(addresses):
+            self._publish(await self.compiling.apply((), self.table.revision))
 
-    def _quarantine_rejected(self, rejected: Sequence[RejectedRoute], changes: Changes) -> None:
-        for route in rejected:
-            self.table.reject(f"frontends/{route.frontend}", (_route_problem(route),), changes)
-        self.metrics.rejected += len(rejected)
+    async def _fold(self) -> None:
+        """Fold everything together while nothing else is to be done."""
+        async with self._lock:
+            if self.compiling.fold_due and not len(self._gather):
+                self._publish(await self.compiling.fold(self.table.revision))
+
+    def _quarantine(self, compiled: CompiledSnapshot, changes: Changes) -> None:
+        """Refuse what the compiler has refused: its form before stays in force."""
+        for key, problem in refusals(compiled):
+            self.table.reject(key, (problem,), changes)
+            self.metrics.rejected += 1
 
     async def _bind(self, changes: Changes) -> None:
         """Open new listeners; those that cannot be opened are quarantined, and the others go on."""
         control = self._control
         assert control is not None
         while problems := await control.bind(self._wanted_listeners(), self.settings.slots):
-            self._without(problems, changes)
-
-    def _without(self, problems: Sequence[dict[str, str]], changes: Changes) -> None:
-        for problem in problems:
-            self._unbindable(problem, changes)
-        refused = {problem["id"] for problem in problems}
-        changes.edits = [edit for edit in changes.edits if edit.kind != "listener" or edit.id not in refused]
-
-    def _unbindable(self, problem: dict[str, str], changes: Changes) -> None:
-        key = f"listeners/{problem['id']}"
-        found = Problem(path=(*path_of(key), "address"), message=problem["message"], remedy=problem["remedy"])
-        self.table.reject(key, (found,), changes)
-        self._unbound[key] = time.monotonic()
+            self._unbound.refuse(problems, changes)
 
     def _wanted_listeners(self) -> list[dict[str, str]]:
         return [{"id": name, "address": found.address} for name, found in sorted(self.table.listeners().items())]
 
-    def _release(self, edits: Sequence[Edit]) -> None:
-        """Let the counters of removed objects go."""
+    def _release(self, changes: Changes) -> None:
+        """Let the counters of what is gone go."""
         directory = self.master.directory
         assert directory is not None
-        for edit in edits:
-            if edit.record is not None or edit.kind not in ("listener", "frontend", "backend", "server"):
-                continue
-            with contextlib.suppress(KeyError):
-                directory.release(edit.kind, f"{edit.owner}/{edit.id}" if edit.kind == "server" else edit.id)
+        gone = {format_key(edit.kind, edit.id, edit.owner) for edit in changes.edits if edit.record is None}
+        if not gone:
+            return
+        gone.update(key for key in changes.before if owner_of(key) in gone)
+        for key in gone:
+            parsed = parse_key(key)
+            if parsed is not None and parsed.kind in COUNTED:
+                with contextlib.suppress(KeyError):
+                    directory.release(parsed.kind, f"{parsed.owner}/{parsed.id}" if parsed.owner else parsed.id)
 
     def _note(self, changes: Changes, since_s: float) -> None:
         """The store's revision is in force now: tell everybody who wants to know."""
@@ -496,11 +498,3 @@ class Pipeline:
             lagging=applied.lagging,
             problems=tuple(Problem(message=reason, warning=True) for reason in applied.held),
         )
-
-
-def _route_problem(route: RejectedRoute) -> Problem:
-    return Problem(
-        path=("frontends", route.frontend, "route"),
-        message=f"{route.message}, at character {route.position + 1} of the route",
-        remedy=route.remedy,
-    )

@@ -99,10 +99,9 @@ class Reloader:
             raise
         if master.options["command"] == "run":
             self._control.servers.load(loaded.tree.backends)
-        if master.keeper is not None:  # it first: see Control.publish
+        if master.keeper is not None:
             self._control.tell_keeper({"type": "settings", **loaded.process_settings()})
-            self._control.tell_keeper({"type": "snapshot", "revision": compiled.revision}, [descriptor])
-        publisher.publish(compiled.revision, descriptor)
+        self._control.publish(compiled.revision, [descriptor])
         report_warnings(master.log, loaded)
         master.directory.retain(loaded.objects())
         self._in_force(loaded, addresses)

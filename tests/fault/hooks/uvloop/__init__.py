@@ -76,16 +76,19 @@ def install(steps: dict[str, tuple[str, str]]) -> None:
 
 def install_corruption() -> None:
     """Have one image spoilt in the middle, when the step says so."""
-    control = importlib.import_module("bascule.process.control")
-    real = control.make_memfd
+    pipeline = importlib.import_module("bascule.process.pipeline")
+    real = pipeline.images_of
 
-    def spoiling(data: Any) -> int:
+    def spoiling(compiled: Any) -> list[int]:
+        images: list[int] = real(compiled)
         if wanted(CORRUPT):
-            data = bytearray(data)
+            data = bytearray(os.pread(images[0], os.fstat(images[0]).st_size, 0))
             data[len(data) // 2] ^= 0x10
-        return int(real(data))
+            os.close(images[0])
+            images[0] = importlib.import_module("bascule.shared.snapshot").make_memfd(data)
+        return images
 
-    control.make_memfd = spoiling
+    pipeline.images_of = spoiling
 
 
 def real_uvloop() -> None:
