@@ -12,7 +12,7 @@ from bench.load.cases import BESIDE_IDLE, IDLE_KIB, LOADS, PEERS, TWO_WORKERS, L
 from bench.load.results import ROOT, Round, Rows, stored
 
 ONE_EXCHANGE = (
-    "test_parse",
+    "test_parse[scanner]",
     "test_route",
     "test_limit[off]",
     "test_balance[1]",

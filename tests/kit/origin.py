@@ -6,6 +6,7 @@ proxy that lets smuggled bytes through is seen here, whatever the client was tol
 """
 
 import contextlib
+import select
 import socket
 import struct
 import threading
@@ -227,6 +228,23 @@ class ScriptedOrigin:
             self.reply = reply
         with self.lock:
             self.requests, self.connection_of, self.violations, self.errors = [], [], [], []
+
+    def settle(self) -> None:
+        """Wait until everything sent here has been read, and every connection that the proxy closed has ended.
+
+        An answer of the proxy's own may reach the client before the origin's thread has noted the request it is about.
+        """
+        until(lambda: not self._unread(), "an origin without unread bytes")
+
+    def _unread(self) -> bool:
+        poller = select.poll()
+        with self.lock:
+            for connection in self.connections:
+                if connection.sock.fileno() >= 0:
+                    poller.register(connection.sock, select.POLLIN)
+        if self.listener is not None:
+            poller.register(self.listener, select.POLLIN)
+        return bool(poller.poll(0))
 
     def wait_requests(self, count: int, deadline_s: float = 10.0) -> list[Message]:
         """Wait until `count` request heads have come, and return all."""
