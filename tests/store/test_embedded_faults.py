@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -286,7 +287,7 @@ def test_a_restart_gives_leases_their_full_time_again(tmp_path: Path) -> None:
 
 def test_time_in_which_we_did_not_run_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("bascule.store.embedded_leases.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("bascule.store.embedded_leases.time", SimpleNamespace(monotonic=lambda: now[0]))
     leases = Leases()
     leases.add(1, 5000)
     for _ in range(16):

@@ -129,6 +129,26 @@ class FreezeStatus(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
+class ServerNote(msgspec.Struct, frozen=True):
+    """A server that does not plainly serve (bascule.change.leases.Standing) or has gone lately (departures.Departed)."""
+
+    backend: str
+    server: str
+    state: str = ""
+    share: float = 0.0
+    reason: str = ""
+    how: str = ""
+    draining: bool = False
+
+
+class ServersStatus(msgspec.Struct, frozen=True):
+    """What the configuration alone does not say of servers."""
+
+    standings: tuple[ServerNote, ...] = ()
+    departed: tuple[ServerNote, ...] = ()
+    ignored_checks: tuple[str, ...] = ()
+
+
 class Status(msgspec.Struct, frozen=True):
     """The part of the status document that `render_text` shows; further fields of a decoded document are ignored."""
 
@@ -143,6 +163,7 @@ class Status(msgspec.Struct, frozen=True):
     """Host name -> why its last lookup failed."""
     deaths: tuple[Death, ...] = ()
     reload: LastReload = LastReload()
+    servers: ServersStatus = ServersStatus()
     store: StoreStatus | None = None
     """None when a file or a command line is the configuration."""
     store_revision: int = 0
@@ -218,12 +239,13 @@ _SHED_NAMES = {
     "server": "idle server connections",
     "request": "requests (503)",
 }
+SERVERS_SHOWN = 20
 _COLUMNS = ("requests", "2xx", "3xx", "4xx", "5xx", "in flight", "p50", "p95", "p99", "in", "out", "errors")
 
 
 def render_text(status: Status) -> str:
     """The status for a terminal: what is wrong, workers, then the objects in the order of a request's way."""
-    sections = [_headline(status), _store(status), _notes(status), _workers_table(status)]
+    sections = [_headline(status), _store(status), _servers(status), _notes(status), _workers_table(status)]
     traffic = status.traffic
     for title, objects in (
         ("listener", traffic.listeners),
@@ -235,6 +257,24 @@ def render_text(status: Status) -> str:
             sections.append(_table((title, *_COLUMNS), [_cells(row) for row in objects]))
     sections.append("\n".join([*_losses(traffic), ""]) if _losses(traffic) else "")
     return "\n".join(section for section in sections if section)
+
+
+def _servers(status: Status) -> str:
+    """Servers that get less than the configuration says, and those that went; a line each, at most SERVERS_SHOWN."""
+    lines = [
+        f"backend {name}: every server fails its health check, so the check is ignored"
+        for name in status.servers.ignored_checks
+    ]
+    for note in status.servers.standings:
+        share = f", {note.share:.0%} of its weight" if note.state == "ramping" else ""
+        lines.append(f"{note.backend}/{note.server} {note.state}{share}" + (f": {note.reason}" if note.reason else ""))
+    lines += [
+        f"{note.backend}/{note.server} {note.how}" + (", draining" if note.draining else "")
+        for note in status.servers.departed
+    ]
+    if len(lines) > SERVERS_SHOWN:
+        lines = [*lines[:SERVERS_SHOWN], f"and {len(lines) - SERVERS_SHOWN} more: bascule status --json"]
+    return "\n".join([*lines, ""]) if lines else ""
 
 
 def _losses(traffic: Traffic) -> list[str]:

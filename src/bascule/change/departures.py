@@ -79,10 +79,8 @@ class Departures:
             if edit.kind == "server":
                 edit = self._server(edit, before, gone=edit.owner in gone_backends)
             result.append(edit)
-        if gone_backends:
-            for key in [key for key, found in self._lingering.items() if found.edit.owner in gone_backends]:
-                del self._lingering[key]
-        return result
+        with_backend = [key for key, found in self._lingering.items() if found.edit.owner in gone_backends]
+        return [*(self._lingering.pop(key).edit for key in with_backend), *result]
 
     def _server(self, edit: Edit, before: Callable[[str], Server | None], *, gone: bool) -> Edit:
         key = format_key("server", edit.id, edit.owner)
