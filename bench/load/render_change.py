@@ -73,7 +73,7 @@ def table_churn() -> str:
     lines += [
         "",
         f"Requests a second lost: {rate:.1%}, {met(rate, PROMISED_RATE)}; p99 longer by {p99:.1%}, {met(p99, PROMISED_RATE)}. "
-        f"Resident memory of all processes: {last['rss_before_mib']:.0f} MiB before all rounds, {last['rss_after_mib']:.0f} MiB after them.",
+        f"Resident memory: {last['rss_before_mib']:.0f} MiB before all rounds, {last['rss_after_mib']:.0f} MiB after them.",
     ]
     return "\n".join(lines)
 
@@ -112,10 +112,11 @@ def table_nodes() -> str:
     return "\n".join(lines)
 
 
-CHANGE_TABLES = {
-    "changes": table_changes,
-    "churned": table_churn,
-    "starts": table_starts,
-    "nodes": table_nodes,
+_TABLES = {
+    "changes": (table_changes, "change-one"),
+    "churned": (table_churn, "change-rate"),
+    "starts": (table_starts, "change-start"),
+    "nodes": (table_nodes, "change-nodes"),
 }
-CHANGE_RESULTS = ("change-one", "change-rate", "change-start", "change-nodes")
+CHANGE_TABLES = {name: table for name, (table, result) in _TABLES.items() if stored(result) is not None}
+CHANGE_RESULTS = tuple(result for _, result in _TABLES.values())
