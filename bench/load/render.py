@@ -13,7 +13,7 @@ from bench.load.render_change import CHANGE_RESULTS, CHANGE_TABLES
 from bench.load.results import ROOT, Round, Rows, stored
 
 ONE_EXCHANGE = (
-    "test_parse",
+    "test_parse[scanner]",
     "test_route",
     "test_limit[off]",
     "test_balance[1]",

@@ -90,6 +90,41 @@ def test_text_begins_with_what_is_wrong() -> None:
     ]
 
 
+def test_text_of_a_live_store() -> None:
+    document = {
+        "revision": 4,
+        "store_revision": 17,
+        "store": {"kind": "etcd", "place": "http://e/bascule", "connected": False, "failure": "no answer", "behind": 2},
+        "objects": {"waiting": 1, "quarantined": 0, "held": 3, "stored": 50},
+        "freeze": {"by": "gate", "reason": "another cluster", "since_s": 1.0, "remedy": "look first"},
+        "servers": {
+            "standings": [
+                {"backend": "app", "server": "a1", "state": "unhealthy", "share": 0, "reason": "connection refused"},
+                {"backend": "app", "server": "a2", "state": "ramping", "share": 0.25, "reason": ""},
+            ],
+            "ignored_checks": ["old"],
+            "departed": [
+                {"backend": "app", "server": "a4", "how": "left", "draining": True, "at_s": 1.0, "url": "http://h"},
+                {"backend": "app", "server": "a5", "how": "left", "draining": False, "at_s": 1.0, "url": "http://h"},
+            ],
+        },
+    }
+    assert render_text(msgspec.convert(document, Status, strict=False)).splitlines() == [
+        "snapshot 4",
+        "",
+        "store etcd, revision 17 in force, 2 behind; not connected: no answer",
+        "objects not plainly in force: 3 held, 1 waiting; see them with: bascule objects",
+        "frozen: another cluster",
+        "    look first",
+        "",
+        "backend old: every server fails its health check, so the check is ignored",
+        "app/a1 unhealthy: connection refused",
+        "app/a2 ramping, 25% of its weight",
+        "app/a4 left, draining",
+        "app/a5 left",
+    ]
+
+
 def test_nothing_yet(fd: int) -> None:
     assert render_text(build_status(Reader(fd), [], 0)) == "revision 0\n"
     assert build_traffic(Reader(fd)).frontends == ()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,7 @@ def test_get_lists_and_misses(run: Run, file: str) -> None:
     _status, out, _ = run("get", "backends/app/servers")
     assert out.splitlines()[1].split()[:2] == ["a1", "in_force"]
     assert json.loads(run("get", "frontends", "--json")[1])["items"][0]["key"] == "frontends/app"
+    assert tomllib.loads(run("get", "--toml")[1]) == tree(run)
     assert run("get", "backends/ap")[0] == 1
     assert 'did you mean "backends/app"' in run("get", "backends/ap")[2]
     assert 'did you mean "frontends"' in run("get", "frontend")[2]

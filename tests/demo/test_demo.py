@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from kit.proxies import ROOT
 from kit.waiting import until
 
@@ -27,9 +29,15 @@ def processes_of(directory: str) -> list[int]:
     return found
 
 
-def test_an_origin_is_replaced_without_a_failed_request() -> None:
+@pytest.mark.parametrize("store", ["embedded", "etcd"])
+def test_an_origin_is_replaced_without_a_failed_request(store: str) -> None:
     done = subprocess.run(
-        [*COMMAND, "--seconds", "4", "--json"], capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False
+        [*COMMAND, "--seconds", "3", "--store", store, "--json"],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=100,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(done.stdout)
@@ -38,14 +46,22 @@ def test_an_origin_is_replaced_without_a_failed_request() -> None:
     assert set(summary["by_origin"]) == {"a 1.0.0", "b 1.0.0", "c 2.0.0"}
     assert all(count > 0 for count in summary["by_origin"].values())
     assert summary["requests"] == sum(summary["by_origin"].values())
+    assert summary["store"] == store
+    made_by = [change["by"] for change in summary["changes"]]
+    around = "etcdctl put" if store == "etcd" else "bascule set"
+    assert made_by == ["bascule apply", around, "bascule drain", "bascule apply"]
+    assert all(0 <= change["in_force_ms"] < 10_000 for change in summary["changes"])
+    assert done.stderr.count("in force in every worker") == 4
 
 
 def test_terminated_demo_leaves_nothing_behind() -> None:
-    with subprocess.Popen([*COMMAND, "--keep"], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+    with subprocess.Popen(
+        [*COMMAND, "--store", "embedded", "--keep"], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as process:
         assert process.stdout is not None
         line = ""
         end = time.monotonic() + 30
-        while "edit " not in line and time.monotonic() < end:
+        while "after an edit of" not in line and time.monotonic() < end:
             line = process.stdout.readline()
         directory = str(Path(line.split()[-1]).parent)
         assert processes_of(directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 import msgspec
@@ -13,7 +14,7 @@ from bascule.admin.errors import ApiError
 from bascule.admin.objects import known_key
 from bascule.admin.transactions import removals
 from bascule.admin.values import changes_of, same, shown
-from bascule.admin.writes import ATTEMPTS_MAX, carry_out, unchanged
+from bascule.admin.writes import ATTEMPTS_MAX, RETRY_S, carry_out, unchanged
 from bascule.change.diff import Change
 from bascule.store.interface import Compare, ConflictError, Put, Reading, Record, Remove
 
@@ -30,7 +31,7 @@ class HistoryItem(msgspec.Struct, frozen=True):
 
     revision: int
     at_s: float
-    """Unix time."""
+    """Unix time; 0: not known, as of a change that was made around the load balancer."""
     author: str
     """Empty when it was made around the load balancer (etcdctl)."""
     message: str
@@ -117,6 +118,7 @@ async def rollback(api: Api, call: Call[WriteQuery, RollbackBody]) -> Answer:
         except ConflictError:
             if attempt == ATTEMPTS_MAX:
                 raise
+            await asyncio.sleep(RETRY_S * attempt)
     raise AssertionError("unreachable")
 
 

@@ -75,7 +75,8 @@ class TreeAnswer(msgspec.Struct, frozen=True):
 async def get_tree(api: Api, call: Call[RevisionQuery, None]) -> Answer:
     """Answer everything that is stored, as one tree."""
     reading = await api.reading(call.query.revision)
-    tree = await asyncio.to_thread(tree_of, reading.entries)
+    entries = dict(reading.entries)  # a reading of now is a view, which changes beside the thread
+    tree = await asyncio.to_thread(tree_of, entries)
     return Answer(value=TreeAnswer(reading.revision, reading.identity, tree))
 
 
@@ -117,11 +118,13 @@ def _listed(body: ApplyBody) -> list[Put | Remove]:
 
 
 async def _of_tree(tree: dict[str, Any], prune: bool, reading: Reading) -> list[Put | Remove]:
+    entries = dict(reading.entries)  # a reading of now is a view, which changes beside the thread
+
     def work() -> list[Put | Remove]:
         objects, problems = objects_of(tree)
         if problems:
             raise refused(problems, "the tree")
-        return difference(reading.entries, objects, prune=prune)
+        return difference(entries, objects, prune=prune)
 
     return await asyncio.to_thread(work)  # the largest trees take a second, and the master has other things to do
 

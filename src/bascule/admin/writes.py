@@ -5,6 +5,7 @@ Everything that writes (objects, apply, rollback, drain, registration) ends in `
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -23,6 +24,7 @@ from bascule.model.quantities import duration_ms
 from bascule.store.interface import Compare, ConflictError, Entry, Put, Remove, Transaction
 
 ATTEMPTS_MAX: Final = 5
+RETRY_S: Final = 0.02
 WAIT_MAX_MS: Final = 60_000
 Operations = Sequence[Put | Remove]
 
@@ -84,7 +86,11 @@ async def carry_out(
         message=message or call.message,
     )
     with _place_to_wait(api, query):
-        revision = await store.commit(transaction)
+        try:
+            revision = await store.commit(transaction)
+        except ConflictError as error:
+            api.committed = max(api.committed, error.modified)  # what is read next shall know of it
+            raise
         api.committed = max(api.committed, revision)
         api.program.audit(call.principal.name, "change", revision=revision, keys=_summary(operations))
         applied = await _wait(api, query, revision)
@@ -112,7 +118,11 @@ def _place_to_wait(api: Api, query: object) -> contextlib.AbstractContextManager
 
 async def _wait(api: Api, query: object, revision: int) -> Applied:
     timeout_ms = min(duration_ms(query.timeout), WAIT_MAX_MS) if isinstance(query, WaitQuery) and query.wait else 0
-    return await api.live.until_applied(revision, timeout_ms / 1000)
+    applied = await api.live.until_applied(revision, timeout_ms / 1000)
+    if api.live.freeze_state() is not None:
+        # What is in force may come from another store, whose revisions cannot be compared with this one.
+        return msgspec.structs.replace(applied, applied=False)
+    return applied
 
 
 def written(revision: int, applied: Applied, **more: Any) -> Written:
@@ -144,6 +154,7 @@ async def amend(
         except ConflictError:
             if call.if_match or attempt == ATTEMPTS_MAX:
                 raise
+            await asyncio.sleep(RETRY_S * attempt)
     raise AssertionError("unreachable")
 
 

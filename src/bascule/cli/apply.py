@@ -9,7 +9,6 @@ import msgspec
 
 from bascule.admin.endpoint import BODY_BYTES_MAX
 from bascule.cli.admin import AdminError, Client
-from bascule.cli.check import diff_files
 from bascule.cli.files import Source, read_tree
 from bascule.cli.output import OK, Failure, change_text, print_json
 from bascule.cli.reach import Writer, reach, reach_later, write
@@ -74,8 +73,12 @@ def diff(files: tuple[str, ...], as_json: bool, client: Callable[[], Client]) ->
     for file in files:
         if not Path(file).exists() and file != "-":
             raise click.UsageError(f"{file} does not exist")
-    two = len(files) == 2
-    changes = msgspec.to_builtins(diff_files(*files)) if two else difference_to_running(client(), files[0])
+    if len(files) == 1:
+        changes = difference_to_running(client(), files[0])
+    else:
+        from bascule.cli.check import diff_files  # imports the compiler, which the other way does not need
+
+        changes = msgspec.to_builtins(diff_files(*files))
     if as_json:
         print_json(changes)
     elif changes:

@@ -6,12 +6,20 @@ import click
 @click.command()
 @click.option("--seconds", default=20.0, show_default=True, help="How long it lasts.")
 @click.option("--workers", default=2, show_default=True, help="Worker processes of the balancer.")
+@click.option(
+    "--store",
+    type=click.Choice(["auto", "embedded", "etcd"]),
+    default="auto",
+    show_default=True,
+    help="Where the configuration lives; auto: a private etcd where etcd is installed.",
+)
 @click.option("--keep", is_flag=True, help="Keep everything running at the end, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print what happens as JSON, one object a line.")
-def demo(seconds: float, workers: int, keep: bool, as_json: bool) -> int:
-    """Start two example origins, the balancer and traffic, stop and replace an origin, and print what happens.
+def demo(seconds: float, workers: int, store: str, keep: bool, as_json: bool) -> int:
+    """Start two example origins, a store, the balancer and traffic; change it live, and print how long each change took.
 
-    Exit status 0 only when no request failed.
+    An origin is added with `etcdctl put` (without etcd: `bascule set`), another one drained, stopped and removed with
+    `bascule apply`. Exit status 0 only when no request failed.
 
     \b
     bascule demo
@@ -19,4 +27,4 @@ def demo(seconds: float, workers: int, keep: bool, as_json: bool) -> int:
     """
     from bascule.demo.run import demo as show
 
-    return show(seconds=seconds, workers=workers, keep=keep, json_output=as_json)
+    return show(seconds=seconds, workers=workers, store=store, keep=keep, json_output=as_json)

@@ -44,7 +44,7 @@ def history(client: Client, revision: int | None, limit: int, before: int | None
 
 
 def _text(record: dict[str, Any]) -> str:
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["at_s"]))
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record["at_s"])) if record["at_s"] else "(time not known)"
     message = f"  {record['message']}" if record["message"] else ""
     lines = [f"revision {record['revision']}  {at}  {record['author'] or '(not through us)'}{message}"]
     for change in record["changes"]:

@@ -37,8 +37,9 @@ def complete_key(context: click.Context, _parameter: click.Parameter, incomplete
 @click.command()
 @click.argument("key", default="", shell_complete=complete_key)
 @click.option("--revision", type=click.IntRange(1), help="As it was after this revision.")
+@click.option("--toml", "as_toml", is_flag=True, help="Print the whole tree as TOML.")
 @reach
-def get(client: Client, key: str, revision: int | None, as_json: bool) -> int:
+def get(client: Client, key: str, revision: int | None, as_toml: bool, as_json: bool) -> int:
     """Show an object, a list of objects, or the whole tree of a running load balancer.
 
     An object is printed as its JSON value, a list as a table; --json prints what the admin API answers. Without KEY the
@@ -47,13 +48,20 @@ def get(client: Client, key: str, revision: int | None, as_json: bool) -> int:
     \b
     bascule get backends/app/servers/a1
     bascule get frontends
-    bascule get > tree.json
+    bascule get --toml > bascule.toml
     """
     key = key.strip("/")
+    if as_toml and (key or as_json):
+        raise click.UsageError("--toml prints the whole tree: leave KEY and --json out")
     at = {"revision": str(revision)} if revision else {}
     if not key:
         answer = client.ask("GET", "/v1/tree", query=at, timeout_s=60)
-        print_json(answer if as_json else answer["tree"])
+        if as_toml:
+            from bascule.cli.toml import to_toml
+
+            click.echo(to_toml(answer["tree"]), nl=False)
+        else:
+            print_json(answer if as_json else answer["tree"])
     elif parse_key(key) is not None:
         _print_object(client, key, revision, as_json)
     elif _is_collection(key):

@@ -2,8 +2,7 @@
 
     following ─► gather ─► gates ─► objects ─► (bind) ─► compile ─► (unbind) ─► publish ─► applied
 
-Whoever brings something into force holds the control's lock; it never waits for workers, unless listeners change:
-`until_applied` and the `applied` notices look at what they acknowledge.
+Whoever brings something into force holds the control's lock and waits for no worker, unless listeners change: see `progress`.
 """
 
 from __future__ import annotations
@@ -255,7 +254,8 @@ class Pipeline:
         await self._apply(self._judge(gathered.events, gathered.revision), gathered.revision, gathered.since_s)
 
     def _judge(self, events: Sequence[Event], revision: int, *, reading: bool = False) -> Sequence[Event]:
-        self._servers.departures.saw(events)
+        if self._control is not None:  # at the start nobody serves yet who could leave
+            self._servers.departures.saw(events)
         verdict = self.gates.judge(events, reading=reading)
         if verdict.held or verdict.returned or verdict.released:
             self.guard.note_gates()
