@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
-from bascule.change.digest import Digest, hash_of
+from bascule.change.digest import Digest
 from bascule.store.interface import Entry
 
 _SMALL: Final = ("listeners", "hosts")
-_MASK: Final = (1 << 64) - 1
 
 
 class Ledger:
@@ -60,25 +59,14 @@ class Ledger:
                     below.add(key)
         self._entries[key] = entry
 
-    def fill(self, entries: Iterable[tuple[str, Entry]]) -> None:
-        """Put many entries whose keys are new, and those of owners without anything below them yet."""
-        digest, known, below = self.digest.value, self._entries, self._below
-        for key, entry in entries:
-            known[key] = entry
-            digest += hash_of(key, entry.value)
-            if key.count("/") != 3:
-                if key.startswith(_SMALL):
-                    self._in_top(key).add(key)
-                continue
-            owner = owner_of(key)
-            others = below.get(owner)
-            if others is None:
-                below[owner] = key
-            elif isinstance(others, str):
-                below[owner] = {others, key}
-            else:
-                others.add(key)
-        self.digest.value = digest & _MASK
+    def fill(self, entries: Mapping[str, Entry], below: dict[str, str | set[str]]) -> None:
+        """Fill an empty ledger; `below` becomes its own: owner's key to the key below it, or a set of several."""
+        self._entries = dict(entries)
+        self._below = below
+        self.digest = Digest((key, entry.value) for key, entry in entries.items())
+        for key in entries:
+            if key.startswith(("listeners/", "hosts/")):
+                self._in_top(key).add(key)
 
     def remove(self, key: str) -> None:
         """Forget a key; one that is not there is no error."""

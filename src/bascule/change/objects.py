@@ -23,12 +23,12 @@ from typing import Final
 
 import msgspec
 
-from bascule.change.bulk import plain
 from bascule.change.clashes import clashes
 from bascule.change.edits import Edit
 from bascule.change.examine import Examined, decode_record, examine, tree_of
 from bascule.change.ledger import Ledger, owner_of
 from bascule.change.live import ObjectState
+from bascule.change.loading import load_plain
 from bascule.change.standing import Standing, no_room, waits
 from bascule.model import limits
 from bascule.model.keys import SETTINGS, ObjectKey, parse_key
@@ -86,6 +86,8 @@ class ObjectTable:
         """In force, by id."""
         self._counted: Counter[str] = Counter()
         """Objects in force, by kind."""
+        self._loaded: Tree | None = None
+        """The tree while it is what was loaded: a start asks for it several times."""
 
     # ---- what is asked of it
 
@@ -109,6 +111,8 @@ class ObjectTable:
 
     def tree(self) -> Tree:
         """Return what is in force as a tree."""
+        if self._loaded is not None:
+            return self._loaded
         records: list[tuple[str, Record]] = []
         for key, value in self.forms():
             parsed = parse_key(key)
@@ -173,29 +177,21 @@ class ObjectTable:
 
     # ---- changes
 
-    def load(self, entries: Mapping[str, Entry], identity: str, revision: int) -> Tree:
-        """Fill an empty table, and return what is in force. Nothing of it is held against the entries."""
+    def load(self, entries: Mapping[str, Entry], identity: str, revision: int) -> None:
+        """Fill an empty table. Nothing is held against the entries."""
         self.identity = identity
-        tree, doubtful = plain(entries)
-        self.ledger.fill((key, entry) for key, entry in entries.items() if key not in doubtful)
-        self._listeners = dict(tree.listeners)
-        for name, frontend in tree.frontends.items():
-            self._use(frontend.backend, f"frontends/{name}")
-        self._counted.update(
-            listener=len(tree.listeners),
-            backend=len(tree.backends),
-            server=sum(len(backend.servers) for backend in tree.backends.values()),
-            frontend=len(tree.frontends),
-            middleware=sum(len(frontend.middlewares) for frontend in tree.frontends.values()),
-        )
+        loaded = load_plain(entries, self._settings)
+        if loaded is None:
+            self.apply([Event(key, entry) for key, entry in entries.items()], revision)
+            return
         self.revision = revision
-        changes = self.apply([Event(key, entries[key]) for key in doubtful], revision)
-        if changes.edits:
-            return self.tree()
-        return msgspec.structs.replace(tree, settings=changes.settings or self._settings)
+        self.ledger.fill(entries, loaded.below)
+        self._users, self._counted, self._listeners = loaded.users, loaded.counts, dict(loaded.tree.listeners)
+        self._loaded = loaded.tree
 
     def apply(self, events: Iterable[Event], revision: int) -> Changes:
         """Take events in, each key once, and return what they change of what is in force."""
+        self.forget_tree()
         before: dict[str, bytes | None] = {}
         fresh = []
         touched = []
@@ -219,6 +215,10 @@ class ObjectTable:
         self.revision = revision
         return work.changes
 
+    def forget_tree(self) -> None:
+        """Keep the loaded tree no longer: a start is over, or something is in force that it does not have."""
+        self._loaded = None
+
     def again(self, keys: Iterable[str]) -> Changes:
         """Judge stored objects anew that were refused for a reason which may have passed."""
         fresh = [(key, value) for key in keys if (value := self.ledger.value(key)) is not None]
@@ -235,6 +235,7 @@ class ObjectTable:
 
     def _restore(self, key: str, good: bytes | None, instead_of: bytes | None) -> None:
         """Set the indices right for a form that stays in force after all, or for none."""
+        self.forget_tree()
         self._refer(key, good, instead_of)
         parsed = parse_key(key)
         if parsed is None:
@@ -436,16 +437,13 @@ class ObjectTable:
         if after is not None:
             record = decode_record(parsed, after)
             assert isinstance(record, Frontend)
-            self._use(record.backend, key)
-
-    def _use(self, backend: str, key: str) -> None:
-        users = self._users.get(backend)
-        if users is None:
-            self._users[backend] = key
-        elif isinstance(users, set):
-            users.add(key)
-        elif users != key:
-            self._users[backend] = {users, key}
+            users = self._users.get(record.backend)
+            if users is None:
+                self._users[record.backend] = key
+            elif isinstance(users, set):
+                users.add(key)
+            elif users != key:
+                self._users[record.backend] = {users, key}
 
     # ---- listeners: few, and all of them share the addresses
 

@@ -1,4 +1,4 @@
-"""How an object stands that is not plainly in force, and the words for it."""
+"""How an object stands that is not plainly in force (change/objects.py)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
 
 
 def waits(key: str, missing: str) -> Problem:
-    """Return why an object is not in force yet."""
+    """Say that an object waits for another one."""
     return Problem(
         path=path_of(key), message=f"waits for {missing}, which is not there", remedy=f"put {missing}", warning=True
     )
 
 
 def no_room(key: str) -> Problem:
-    """Return why an object has no place among its siblings."""
+    """Say that an object has too many siblings."""
     kind = "servers in one backend" if "/servers/" in key else "middlewares, or concurrency limits, on one frontend"
     return Problem(path=path_of(key), message=f"too many {kind}", remedy="remove some of its siblings")

@@ -52,7 +52,7 @@ def boot_live(master: Master, boot: Boot, loaded: Configuration) -> None:
     master.tell_keeper({"type": "settings", **process_settings(pipeline.settings)})
     while problems := boot.bind(_listeners(pipeline), pipeline.settings.slots):
         pipeline.without(problems)
-    pipeline.names.load(pipeline.tree())
+    pipeline.names.load(pipeline.table.tree())
     master.addresses = runner.run(resolve_in_loop(pipeline.names.wanted()))
     compiled = pipeline.compile_all(1, master.addresses)
     boot.publish(_listeners(pipeline), compiled.revision, images_of(compiled))

@@ -39,7 +39,7 @@ from bascule.store.interface import Batch, Event, Reading, Store, StoreError
 if TYPE_CHECKING:
     from bascule.change.compiled import CompiledSnapshot
     from bascule.change.gather import Gathered
-    from bascule.model.tree import Settings, Tree
+    from bascule.model.tree import Settings
     from bascule.model.tree import Store as StoreTable
     from bascule.process.control import Control
     from bascule.process.master import Master
@@ -76,7 +76,6 @@ class Pipeline:
         self.progress = Progress(master.publisher, self.metrics)
         self.settings = settings
         self.following = Following(store, master.log, self._on_reading, self._on_batch, self._on_store)
-        self._loaded: Tree | None = None
         self._gather = Gather(
             self.table.ledger.value, duration_ms(table.coalesce) / 1000, duration_ms(table.coalesce_max) / 1000
         )
@@ -94,26 +93,20 @@ class Pipeline:
 
     def load(self, reading: Reading) -> None:
         """Take the first state in: the store's, or the last good one."""
-        self._loaded = self.table.load(reading.entries, reading.identity, reading.revision)
+        self.table.load(reading.entries, reading.identity, reading.revision)
 
     def load_newer(self, reading: Reading) -> None:
         """Take the store's state in where another one was loaded before: what differs goes through the gates."""
         if not self._refuses(reading.identity, reading.revision):
             events = self._judge(self.table.differences(reading.entries), reading.revision, reading=True)
             self.table.identity = reading.identity
-            if self.table.apply(events, reading.revision).edits:
-                self._loaded = None
+            self.table.apply(events, reading.revision)
         self.following.go_on_from(reading.revision)
-
-    def tree(self) -> Tree:
-        """Return what is in force as a tree; at a start the one that was loaded."""
-        return self._loaded or self.table.tree()
 
     def compile_all(self, revision: int, addresses: dict[str, bytes]) -> CompiledSnapshot:
         """Compile everything for a start, and quarantine what cannot be."""
         self.compiling.identity = self.table.identity
-        compiled = self.compiling.first(self.tree(), addresses, revision, self.table.revision)
-        self._loaded = None
+        compiled = self.compiling.first(self.table.tree(), addresses, revision, self.table.revision)
         self._quarantine(compiled, self._nothing())
         return compiled
 
@@ -137,6 +130,7 @@ class Pipeline:
         self.notices = control.broadcast
         if self.compiling.ready:
             control.servers.load(self.table.tree().backends)
+        self.table.forget_tree()
         control.spawn(self.following.run())
         control.spawn(self._take())
         control.spawn(self._look_after())
@@ -465,8 +459,7 @@ class Pipeline:
 
     async def adopt(self, by: str) -> Applied:
         """See Live. While an operator has frozen everything it changes nothing: nothing could be read."""
-        freeze = self.gates.freeze_state()
-        if freeze is not None and freeze.by == OPERATOR:
+        if (freeze := self.gates.freeze_state()) is not None and freeze.by == OPERATOR:
             return Applied(self.revision, False, (), self.gates.reasons())
         self.master.log.warning("adopted: what the gates held back comes into force", by=by)
         async with self._lock:
