@@ -11,6 +11,9 @@ from statistics import median
 
 import pytest
 
+from bascule.change.compile import SnapshotCompiler
+from bascule.change.edits import Edit
+from bascule.model.tree import Backend, Frontend, Tree
 from bascule.routing.compile import RouteCompiler
 from bascule.routing.image import wrap_sections
 from bascule.routing.match import Matcher
@@ -59,6 +62,28 @@ def test_match_the_same_few_of_many(benchmark: pytest.FixtureRequest, count: int
     matcher, _ = prefixes(count)
     requests = [("www.example.com", f"/svc-{count // 10 * (i % 10):06d}/users/42") for i in range(REQUESTS)]
     run(benchmark, matcher, requests, REQUESTS)
+
+
+@pytest.mark.parametrize("changed", [0, 1, 256])
+def test_match_beside_changed_routes(benchmark: pytest.FixtureRequest, changed: int) -> None:
+    """Ten thousand routes, of which some have been changed since their table was compiled: a second, small table."""
+    count = 10_000
+    tree = Tree(
+        backends={"b": Backend()},
+        frontends={f"f{i:06d}": Frontend(route=f"PathPrefix(`/svc-{i:06d}/`)", backend="b") for i in range(count)},
+    )
+    compiler = SnapshotCompiler(lambda kind, name: 0)
+    base = compiler.full(tree, revision=1, addresses={}).base
+    edits = [
+        Edit("frontend", f"f{i:06d}", Frontend(route=f"PathPrefix(`/svc-{i:06d}/users`)", backend="b"))
+        for i in range(0, changed * 7, 7)
+    ]
+    records = compiler.apply(edits, revision=2).records
+    assert base is not None
+    assert records is not None
+    random_ = random.Random(count)
+    requests = [("www.example.com", f"/svc-{random_.randrange(count):06d}/users/42") for _ in range(REQUESTS)]
+    run(benchmark, Matcher(records.read(), base.read()), requests, REQUESTS)
 
 
 def test_match_host_method_and_parameters(benchmark: pytest.FixtureRequest) -> None:

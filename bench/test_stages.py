@@ -50,18 +50,18 @@ def servers(count: int) -> str:
     return "".join(f'[backends.app.servers.s{i}]\nurl = "http://127.0.0.1:{9000 + i}"\n' for i in range(count))
 
 
-def stages(config: str, statistics_fd: int, limits_fd: int) -> Stages:
+def stages(config: str, statistics_fd: int, limits_fd: int, request: bytes = REQUEST) -> Stages:
     directory = Directory(statistics_fd)
     tree = parse(config.encode(), "bench.toml").tree
     image = compile_snapshot(tree, revision=1, slot=directory.slot, addresses={}).image
-    return Stages(request=REQUEST, response=ANSWER_HEAD, image=image, statistics_fd=statistics_fd, limits_fd=limits_fd)
+    return Stages(request=request, response=ANSWER_HEAD, image=image, statistics_fd=statistics_fd, limits_fd=limits_fd)
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[[str], Stages]]:
-    """Stages of a configuration, over regions of their own."""
+def make() -> Iterator[Callable[..., Stages]]:
+    """Stages of a configuration (and of a request, if it is not the usual one), over regions of their own."""
     descriptors = statistics.create(workers=1, objects=256), limits.create()
-    yield lambda config: stages(config, *descriptors)
+    yield lambda config, request=REQUEST: stages(config, *descriptors, request)
     for descriptor in descriptors:
         os.close(descriptor)
 
@@ -71,9 +71,10 @@ def run(benchmark: BenchmarkFixture, step: Callable[..., object], *more: int) ->
     assert benchmark.pedantic(step, args=(CALLS, *more), rounds=30, warmup_rounds=2) in (None, *range(1, CALLS + 1))
 
 
-def test_parse(benchmark: BenchmarkFixture, make: Callable[[str], Stages]) -> None:
-    """llhttp over the head, header index, framing, Host, canonical path."""
-    run(benchmark, make(CONFIG + servers(1)).parse)
+@pytest.mark.parametrize("prefix", [b"", b"\r\n"], ids=["scanner", "llhttp"])
+def test_parse(benchmark: BenchmarkFixture, make: Callable[..., Stages], prefix: bytes) -> None:
+    """Head index, framing, Host, canonical path; the head read by the scanner, and, because of an empty line before it, by llhttp."""
+    run(benchmark, make(CONFIG + servers(1), prefix + REQUEST).parse)
 
 
 @pytest.mark.parametrize("path", [b"/real/a/b", b"/real/./a//%7Esmith/../b"])
@@ -89,48 +90,48 @@ def test_canonical(benchmark: BenchmarkFixture, path: bytes) -> None:
     assert benchmark(loop)
 
 
-def test_route(benchmark: BenchmarkFixture, make: Callable[[str], Stages]) -> None:
+def test_route(benchmark: BenchmarkFixture, make: Callable[..., Stages]) -> None:
     """Header slices, match among two routes, pin; large tables: test_routing.py."""
     run(benchmark, make(CONFIG + servers(1)).route)
 
 
 @pytest.mark.parametrize("on", [False, True], ids=["off", "on"])
-def test_limit(benchmark: BenchmarkFixture, make: Callable[[str], Stages], on: bool) -> None:
+def test_limit(benchmark: BenchmarkFixture, make: Callable[..., Stages], on: bool) -> None:
     """No limit, and one by client address that admits; more keys and periods: test_limits.py."""
     run(benchmark, make(CONFIG + servers(1) + (LIMIT if on else "")).limit)
 
 
 @pytest.mark.parametrize("count", [1, 2, 10, 100])
-def test_balance(benchmark: BenchmarkFixture, make: Callable[[str], Stages], count: int) -> None:
+def test_balance(benchmark: BenchmarkFixture, make: Callable[..., Stages], count: int) -> None:
     """Smooth weighted round robin is linear in the servers of a backend."""
     run(benchmark, make(CONFIG + servers(count)).balance)
 
 
-def test_compose(benchmark: BenchmarkFixture, make: Callable[[str], Stages]) -> None:
+def test_compose(benchmark: BenchmarkFixture, make: Callable[..., Stages]) -> None:
     """The request head for the server, forwarded headers and request id in it."""
     run(benchmark, make(CONFIG + servers(1)).compose)
 
 
-def test_respond(benchmark: BenchmarkFixture, make: Callable[[str], Stages]) -> None:
-    """The response head: llhttp, index, framing, the client's head composed."""
+def test_respond(benchmark: BenchmarkFixture, make: Callable[..., Stages]) -> None:
+    """The response head: scanned, indexed, its framing decided, the client's head composed."""
     run(benchmark, make(CONFIG + servers(1)).respond)
 
 
-def test_account(benchmark: BenchmarkFixture, make: Callable[[str], Stages]) -> None:
+def test_account(benchmark: BenchmarkFixture, make: Callable[..., Stages]) -> None:
     """Counters and histograms of listener, frontend, backend, server."""
     run(benchmark, make(CONFIG + servers(1)).account)
 
 
-def test_timer_rearm(benchmark: BenchmarkFixture, make: Callable[[str], Stages]) -> None:
+def test_timer_rearm(benchmark: BenchmarkFixture, make: Callable[..., Stages]) -> None:
     """An idle timeout pushed into the future, as every exchange does: one store."""
     run(benchmark, make(CONFIG + servers(1)).rearm, 75_000)
 
 
-def test_timer_hang_and_expire(benchmark: BenchmarkFixture, make: Callable[[str], Stages]) -> None:
+def test_timer_hang_and_expire(benchmark: BenchmarkFixture, make: Callable[..., Stages]) -> None:
     """Spread over ten seconds; from hanging to expiry."""
     run(benchmark, make(CONFIG + servers(1)).expire, 10_000)
 
 
-def test_slab(benchmark: BenchmarkFixture, make: Callable[[str], Stages]) -> None:
+def test_slab(benchmark: BenchmarkFixture, make: Callable[..., Stages]) -> None:
     """One object taken and put back."""
     run(benchmark, make(CONFIG + servers(1)).slab)

@@ -112,7 +112,7 @@ async def single_changes(
         idle = sum(map(run_time_us, pids)) - idle_from
         from_us = idle_from + idle
         if kind == "server":
-            key, value = f"backends/b{abs(number) % frontends:06d}/servers/s", server(origin_port, 2 + abs(number) % 7)
+            key, value = f"backends/b{abs(number) % frontends:06d}/servers/s", server(origin_port, 5 + number % 97)
         else:
             key, value = f"frontends/n{number}", b'{"route":"PathPrefix(`/new-%d/`)","backend":"b000000"}' % number
         revision, acknowledged_s = await writer.put(key, value)

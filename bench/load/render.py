@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.load.cases import BESIDE_IDLE, IDLE_KIB, LOADS, PEERS, TWO_WORKERS, Load, Promise
+from bench.load.render_change import CHANGE_RESULTS, CHANGE_TABLES
 from bench.load.results import ROOT, Round, Rows, stored
 
 ONE_EXCHANGE = (
-    "test_parse",
+    "test_parse[scanner]",
     "test_route",
     "test_limit[off]",
     "test_balance[1]",
@@ -187,11 +188,12 @@ def table_taken() -> str:
     """When and where each result was taken."""
     lines = ["| result | taken | commit | rounds |", "|---|---|---|---|"]
     last: dict[str, Any] = {}
-    for name in (*LOADS, "idle", "latency", "workers", "stages"):
+    for name in (*LOADS, "idle", "latency", "workers", "stages", *CHANGE_RESULTS):
         document = stored(name)
         if document is not None:
             last = document
-            rounds = f"{document['rounds']} x {document['seconds']} s" if "rounds" in document else "-"
+            timed = "rounds" in document and "seconds" in document
+            rounds = f"{document['rounds']} x {document['seconds']:g} s" if timed else "-"
             lines.append(f"| {name} | {document['taken']} | {document['commit']} | {rounds} |")
     if last:
         lines += ["", f"{last['processors']} x {last['processor']}, Linux {last['kernel']}, Python {last['python']}."]
@@ -205,6 +207,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "latency": table_latency,
     "workers": table_workers,
     "stages": table_stages,
+    **CHANGE_TABLES,
     "taken": table_taken,
 }
 

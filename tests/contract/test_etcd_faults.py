@@ -53,7 +53,7 @@ def test_a_network_that_is_cut_or_swallows_everything_is_noticed_and_nothing_is_
 
     async def go(relay: Relay) -> None:
         endpoint = f"http://127.0.0.1:{relay.port}"
-        store = EtcdStore(shared_etcd.options(prefix, endpoints=(endpoint,)))
+        store = EtcdStore(shared_etcd.options(prefix, endpoints=(endpoint,), timeout_ms=3000))
         async with Follower(store) as follower:
             getattr(relay, fault)()
             shared_etcd.put(f"{prefix}/backends/a", "1")

@@ -46,7 +46,7 @@ async def commit_all_the_time(store: EtcdStore, done: asyncio.Event) -> list[int
 @pytest.mark.parametrize("fault", ["used", "leader", "frozen"])
 def test_no_write_fails_and_none_is_lost_when_a_member_is(cluster: Etcd, fault: str) -> None:
     async def go() -> None:
-        store = EtcdStore(cluster.options(timeout_ms=10_000))
+        store = EtcdStore(cluster.options(timeout_ms=30_000))
         async with Follower(store) as follower:
             done = asyncio.Event()
             writing = asyncio.create_task(commit_all_the_time(store, done))
@@ -70,7 +70,7 @@ def test_no_write_fails_and_none_is_lost_when_a_member_is(cluster: Etcd, fault: 
 
 def test_without_a_majority_nothing_is_read_and_nothing_is_taken_for_empty(cluster: Etcd) -> None:
     async def go() -> None:
-        store = EtcdStore(cluster.options())
+        store = EtcdStore(cluster.options(timeout_ms=3000))
         await store.commit(Transaction((Put("backends/a", b"1"),)))
         async with Follower(store) as follower:
             stay = used(cluster, store)

@@ -1,6 +1,7 @@
 """The watch: where it goes on, what it may believe, what it costs, and who left or vanished."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -17,13 +18,13 @@ def test_progress_is_not_believed_before_the_events_it_speaks_of(
 ) -> None:
     """etcd before 3.4.25 and 3.5.8 answers a progress request with its newest revision while a watch still catches up
     (etcd issue 15220): who went on from there after a broken connection would miss what had not come yet."""
-    writes = 3000
+    writes = 1500
 
     async def go() -> None:
         store = EtcdStore(shared_etcd.options("/progress"))
         first = (await store.read()).revision
-        for begin in range(0, writes, 500):
-            pending = [store.commit(Transaction((Put(f"backends/b{begin + n}", b"x" * 500),))) for n in range(500)]
+        for begin in range(0, writes, 100):
+            pending = [store.commit(Transaction((Put(f"backends/b{begin + n}", b"x" * 1000),))) for n in range(100)]
             await asyncio.gather(*pending)
         # Ask for progress all the time while the watch catches up.
         monkeypatch.setattr(reader, "TICK_S", 0.0005)
@@ -62,6 +63,33 @@ def test_steady_state_is_one_watch_and_no_read_and_never_silent(shared_etcd: Etc
             assert store.client.calls == before
             assert before["Watch"] == 1
         await store.close()
+
+    asyncio.run(go())
+
+
+def test_twenty_nodes_cost_an_etcd_twenty_watches_and_no_read(server: Etcd) -> None:
+    """By etcd's own counters. The signs of life are messages on streams that are open anyway."""
+
+    def handled(method: str) -> float:
+        name = f'grpc_server_handled_total{{grpc_code="OK",grpc_method="{method}"'
+        return sum(value for key, value in server.metrics().items() if key.startswith(name))
+
+    async def go() -> None:
+        stores = [EtcdStore(server.options()) for _ in range(20)]
+        async with contextlib.AsyncExitStack() as stack:
+            followers = [await stack.enter_async_context(Follower(store)) for store in stores]
+            before = server.metrics(), handled("Range")
+            assert before[0]["etcd_debugging_mvcc_watcher_total"] == 20
+            await asyncio.sleep(3)
+            assert handled("Range") == before[1]
+            server.put("/bascule/backends/a", "1")
+            for follower in followers:
+                await follower.until_entry("backends/a", b"1")
+                assert follower.readings == 1
+            assert handled("Range") == before[1]
+            assert server.metrics()["etcd_debugging_mvcc_watcher_total"] == 20
+        for store in stores:
+            await store.close()
 
     asyncio.run(go())
 

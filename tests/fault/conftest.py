@@ -63,6 +63,6 @@ def fault(fault_process: Fault) -> Iterator[Fault]:
         origin.start()
     origin.forget(script=replying(lambda: origin.reply), reply=reply_with(OK))
     yield fault_process
-    origin.drop_connections()
+    origin.settle()
     fault_process.proxy.assert_quiet()
     assert origin.errors == []

@@ -108,7 +108,9 @@ class Etcd:
                 "cert_file": str(self.tls["cert"]),
                 "key_file": str(self.tls["key"]),
             } | more
-        values = {"endpoints": tuple(member.endpoint for member in self.members), "prefix": prefix} | more
+        endpoints = tuple(member.endpoint for member in self.members)
+        # Long, so that a busy machine is no failure; who waits for a failure asks for less.
+        values = {"endpoints": endpoints, "prefix": prefix, "timeout_ms": 20_000} | more
         return EtcdOptions(**values)
 
     def start(self) -> "Etcd":

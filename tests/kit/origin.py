@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
+from typing import Any
 
 from kit.http1 import Cut, Ended, Malformed, Message, Reader, read_body, read_request_head
 from kit.waiting import until
@@ -23,9 +24,10 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 class OriginConnection:
     """One accepted connection, as a script sees it."""
 
-    def __init__(self, origin: "ScriptedOrigin", sock: socket.socket, number: int) -> None:
+    def __init__(self, origin: "ScriptedOrigin", sock: socket.socket, number: int, peer: Any = None) -> None:
         self.origin = origin
         self.sock = sock
+        self.peer = peer
         self.number = number
         self.reader = Reader(sock, deadline_s=60.0)
         self.dropped = threading.Event()
@@ -218,6 +220,18 @@ class ScriptedOrigin:
                 with contextlib.suppress(OSError):
                     connection.sock.shutdown(socket.SHUT_RDWR)
 
+    def settle(self) -> None:
+        """Wait until every request that was on its way has been noted: none comes to light later, as if it were the next test's.
+
+        A proxy may have answered for itself, sent a head and closed before the thread here has seen the connection. Connections
+        are accepted in order, so that when one of our own is, all before it have a thread; and these end when dropped.
+        """
+        if self.listener is not None:
+            with socket.create_connection((self.host, self.port)) as marker:
+                peer = marker.getsockname()
+                until(lambda: any(known.peer == peer for known in list(self.connections)), "the origin accepts")
+        self.drop_connections()
+
     def forget(self, *, script: Script | None = None, reply: Reply | None = None) -> None:
         """Forget what was seen and behave as told from now on; a new script drops the connections of the old one."""
         if script is not None:
@@ -245,12 +259,12 @@ class ScriptedOrigin:
         number = 0
         while True:
             try:
-                sock, _ = listener.accept()
+                sock, peer = listener.accept()
             except OSError:
                 return
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = OriginConnection(self, sock, number)
+            connection = OriginConnection(self, sock, number, peer)
             number += 1
             with self.lock:
                 self.connections.append(connection)

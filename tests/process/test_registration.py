@@ -190,13 +190,14 @@ def test_a_check_that_every_server_fails_is_ignored(live: LiveBalancer, register
 
 def test_a_ready_server_grows_into_its_share(live: LiveBalancer, register: Register, port: int) -> None:
     register("old")
-    live.put("backends/app", {"slow_start": "4s"})
+    live.put("backends/app", {"slow_start": "10m"})
     register("new")
     early = answers(port, 40)
     standing = standings(live)["new"]
     assert standing["state"] == "ramping"
     assert early["new"] < early["old"], early
     assert early["new"] + early["old"] == 40
+    live.put("backends/app", {"slow_start": "2s"})
     until(lambda: "new" not in standings(live), "it has its full share", PATIENCE_S)
     assert_even(answers(port), "old", "new")
 

@@ -7,7 +7,7 @@ import string
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bascule.store.vulcand.golang import Fields, duration_ns, listen_address, unquote
@@ -142,9 +142,13 @@ def test_no_text_breaks_the_translator(text: str) -> None:
         return
 
 
+plain = st.text(string.ascii_letters + string.digits + " ._-/\"`'\té", max_size=8)
+
+
+@settings(max_examples=50)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["Path", "Method", "HostRegexp", "PathRegexp"]), words, st.booleans()),
+        st.tuples(st.sampled_from(["Path", "Method", "HostRegexp", "PathRegexp"]), plain, st.booleans()),
         min_size=1,
         max_size=4,
     )
@@ -152,7 +156,6 @@ def test_no_text_breaks_the_translator(text: str) -> None:
 def test_arguments_without_parameters_come_through_unchanged(calls: list[tuple[str, str, bool]]) -> None:
     from bascule.routing.expression import parse
 
-    assume(all("<" not in text and ".*" not in text and "\\" not in text for _, text, _ in calls))
     ours = translate_route(" && ".join(f"{name}({go_literal(text, raw)})" for name, text, raw in calls))
     found = re.findall("Predicate", repr(parse(ours)))
     assert len(found) == len(calls)

@@ -50,7 +50,8 @@ cdef void* table_add(Table* table, uint64_t count) except NULL:
 cdef int table_load(Table* table, const void* data, uint64_t size) except -1:
     table.count = 0
     table_reserve(table, size // table.record_size + (size // table.record_size >> 3) + 8)
-    memcpy(table.data, data, size)
+    if size:
+        memcpy(table.data, data, size)
     table.count = size // table.record_size
     return 0
 

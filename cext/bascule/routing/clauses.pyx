@@ -67,6 +67,7 @@ cdef class Clauses:
 
     def __cinit__(self):
         self.regexps = {}
+        grow(<void**>&self.text, &self.text_capacity, 1, 1)  # never NULL: empty pieces are copied and compared too
         self.expression = <Expression*>calloc(1, sizeof(Expression))
         self.patterns = <Pattern*>calloc(CALLS_MAX, sizeof(Pattern))
         self.prepared = <Prepared*>calloc(CALLS_MAX, sizeof(Prepared))

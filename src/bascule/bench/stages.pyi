@@ -13,7 +13,7 @@ class Stages:
         """
 
     def parse(self, calls: int) -> bool:
-        """Head to checked request: llhttp, header index, framing, Host, canonical path. True if it was accepted."""
+        """Head to checked request: scanner or llhttp, header index, framing, Host, canonical path. True if it was accepted."""
 
     def route(self, calls: int) -> bool:
         """The route stage: header slices, match, pin, counters of frontend and backend."""

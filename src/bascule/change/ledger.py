@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from bascule.change.digest import Digest
@@ -58,6 +58,15 @@ class Ledger:
                 else:
                     below.add(key)
         self._entries[key] = entry
+
+    def fill(self, entries: Mapping[str, Entry], below: dict[str, str | set[str]]) -> None:
+        """Fill an empty ledger; `below` becomes its own: owner's key to the key below it, or a set of several."""
+        self._entries = dict(entries)
+        self._below = below
+        self.digest = Digest((key, entry.value) for key, entry in entries.items())
+        for key in entries:
+            if key.startswith(("listeners/", "hosts/")):
+                self._in_top(key).add(key)
 
     def remove(self, key: str) -> None:
         """Forget a key; one that is not there is no error."""

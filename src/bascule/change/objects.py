@@ -25,9 +25,11 @@ import msgspec
 
 from bascule.change.clashes import clashes
 from bascule.change.edits import Edit
-from bascule.change.examine import Examined, decode_record, examine, path_of, tree_of
+from bascule.change.examine import Examined, decode_record, examine, tree_of
 from bascule.change.ledger import Ledger, owner_of
-from bascule.change.live import ObjectState, State
+from bascule.change.live import ObjectState
+from bascule.change.loading import load_plain
+from bascule.change.standing import Standing, no_room, waits
 from bascule.model import limits
 from bascule.model.keys import SETTINGS, ObjectKey, parse_key
 from bascule.model.problems import Problem
@@ -36,19 +38,6 @@ from bascule.store.interface import Entry, Event
 
 _RANKS: Final = {"settings": 0, "listener": 1, "host": 2, "backend": 3, "server": 4, "frontend": 5, "middleware": 6}
 _BELOW_MAX: Final = {"server": limits.SERVERS_PER_BACKEND_MAX, "middleware": limits.MIDDLEWARES_PER_FRONTEND_MAX}
-
-
-class Standing(msgspec.Struct, frozen=True, gc=False):
-    """How an object stands that is not plainly in force."""
-
-    state: State
-    good: bytes | None
-    """The form in force; None when none is."""
-    revision: int
-    """Store revision of the last change of what is in force."""
-    problems: tuple[Problem, ...] = ()
-    missing: str = ""
-    """What it waits for: a key, or `<owner>/room` for a place among its siblings."""
 
 
 class Changes(msgspec.Struct, gc=False):
@@ -97,6 +86,8 @@ class ObjectTable:
         """In force, by id."""
         self._counted: Counter[str] = Counter()
         """Objects in force, by kind."""
+        self._loaded: Tree | None = None
+        """The tree while it is what was loaded: a start asks for it several times."""
 
     # ---- what is asked of it
 
@@ -120,6 +111,8 @@ class ObjectTable:
 
     def tree(self) -> Tree:
         """Return what is in force as a tree."""
+        if self._loaded is not None:
+            return self._loaded
         records: list[tuple[str, Record]] = []
         for key, value in self.forms():
             parsed = parse_key(key)
@@ -187,10 +180,18 @@ class ObjectTable:
     def load(self, entries: Mapping[str, Entry], identity: str, revision: int) -> None:
         """Fill an empty table. Nothing is held against the entries."""
         self.identity = identity
-        self.apply([Event(key, entry) for key, entry in entries.items()], revision)
+        loaded = load_plain(entries, self._settings)
+        if loaded is None:
+            self.apply([Event(key, entry) for key, entry in entries.items()], revision)
+            return
+        self.revision = revision
+        self.ledger.fill(entries, loaded.below)
+        self._users, self._counted, self._listeners = loaded.users, loaded.counts, dict(loaded.tree.listeners)
+        self._loaded = loaded.tree
 
     def apply(self, events: Iterable[Event], revision: int) -> Changes:
         """Take events in, each key once, and return what they change of what is in force."""
+        self.forget_tree()
         before: dict[str, bytes | None] = {}
         fresh = []
         touched = []
@@ -214,6 +215,10 @@ class ObjectTable:
         self.revision = revision
         return work.changes
 
+    def forget_tree(self) -> None:
+        """Keep the loaded tree no longer: a start is over, or something is in force that it does not have."""
+        self._loaded = None
+
     def again(self, keys: Iterable[str]) -> Changes:
         """Judge stored objects anew that were refused for a reason which may have passed."""
         fresh = [(key, value) for key in keys if (value := self.ledger.value(key)) is not None]
@@ -230,6 +235,7 @@ class ObjectTable:
 
     def _restore(self, key: str, good: bytes | None, instead_of: bytes | None) -> None:
         """Set the indices right for a form that stays in force after all, or for none."""
+        self.forget_tree()
         self._refer(key, good, instead_of)
         parsed = parse_key(key)
         if parsed is None:
@@ -279,9 +285,9 @@ class ObjectTable:
         record = work.examined.records.get(key) or decode_record(parsed, stored)
         missing, good = self._missing(key, parsed, record, before, stored)
         if missing:
-            standing = Standing("waiting", good, work.changes.revision, (_waits(key, missing),), missing)
+            standing = Standing("waiting", good, work.changes.revision, (waits(key, missing),), missing)
             if missing.endswith("/room"):
-                standing = msgspec.structs.replace(standing, state="quarantined", problems=(_no_room(key),))
+                standing = msgspec.structs.replace(standing, state="quarantined", problems=(no_room(key),))
             self._stand(key, standing, work.changes)
             self._into_force(key, parsed, before, good, record if good == stored else None, work)
             return
@@ -486,14 +492,3 @@ class ObjectTable:
             assert isinstance(record, Listener)
             wanted[name] = record
         return wanted, refused
-
-
-def _waits(key: str, missing: str) -> Problem:
-    return Problem(
-        path=path_of(key), message=f"waits for {missing}, which is not there", remedy=f"put {missing}", warning=True
-    )
-
-
-def _no_room(key: str) -> Problem:
-    kind = "servers in one backend" if "/servers/" in key else "middlewares, or concurrency limits, on one frontend"
-    return Problem(path=path_of(key), message=f"too many {kind}", remedy="remove some of its siblings")

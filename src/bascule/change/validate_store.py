@@ -68,10 +68,11 @@ def _etcd(store: Store) -> Iterator[Problem]:
             message=f"{store.prefix!r} is not a prefix of keys",
             remedy='begin it with one slash: "/bascule"',
         )
-    if bool(store.username) != bool(store.password_file):
+    if store.password_file and not store.username:
+        # The other way round the password is in the environment, which only the process that connects knows.
         yield Problem(
-            path=(*_PATH, "username" if store.password_file else "password_file"),
-            message="username and password_file only make sense together",
+            path=(*_PATH, "username"),
+            message="password_file is given without a username",
             remedy="give both or neither",
         )
     if bool(store.cert_file) != bool(store.key_file):

@@ -246,7 +246,13 @@ class Store(Record, frozen=True):
     prefix: Annotated[
         str, Meta(max_length=256, description='etcd: what all keys begin with; empty: "/bascule", or "/vulcand".')
     ] = ""
-    username: Annotated[str, Meta(max_length=256, description="etcd: user; empty: no authentication.")] = ""
+    username: Annotated[
+        str,
+        Meta(
+            max_length=256,
+            description="etcd: user; empty: no authentication. Without `password_file`, BASCULE_ETCD_PASSWORD is read.",
+        ),
+    ] = ""
     password_file: Annotated[str, Meta(description="etcd: file that holds the user's password and nothing else.")] = ""
     ca_file: Annotated[str, Meta(description="etcd: certificates (PEM) that sign the members'.")] = ""
     cert_file: Annotated[str, Meta(description="etcd: our certificate (PEM), where members ask for one.")] = ""

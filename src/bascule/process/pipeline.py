@@ -131,6 +131,7 @@ class Pipeline:
         self.notices = control.broadcast
         if self.compiling.ready:
             control.servers.load(self.table.tree().backends)
+        self.table.forget_tree()
         control.spawn(self.following.run())
         control.spawn(self._take())
         control.spawn(self._look_after())
@@ -459,8 +460,7 @@ class Pipeline:
 
     async def adopt(self, by: str) -> Applied:
         """See Live. While an operator has frozen everything it changes nothing: nothing could be read."""
-        freeze = self.gates.freeze_state()
-        if freeze is not None and freeze.by == OPERATOR:
+        if (freeze := self.gates.freeze_state()) is not None and freeze.by == OPERATOR:
             return Applied(self.revision, False, (), self.gates.reasons())
         self.master.log.warning("adopted: what the gates held back comes into force", by=by)
         async with self._lock:

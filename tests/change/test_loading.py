@@ -1,0 +1,84 @@
+"""A table that is filled in one go is the table that is filled object by object."""
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bascule.change.loading import load_plain
+from bascule.change.objects import ObjectTable
+from bascule.model.tree import Settings
+from bascule.store.interface import Entry, Event
+from fuzz.values import bystanders, victims
+
+PLAIN = bystanders() | victims()
+BROKEN = {
+    "frontends/v0": b'{"route":"Path(`/`)","backend":"missing"}',
+    "frontends/v1": b'{"route":"Path(`/`)"',
+    "frontends/v2": b'{"route":"Path(`/`)","backend":"v2","middlewares":{"m":{"type":"rate_limit"}}}',
+    "backends/v0": b'{"servers":{"a":{"url":"http://127.0.0.1:1"}}}',
+    "backends/gone/servers/a": b'{"url":"http://127.0.0.1:1"}',
+    "listeners/v": b'{"address":"127.0.0.1:8080"}',
+    "nonsense": b"{}",
+    "frontends/v3": b"[" * 5000,
+    "hosts/a.test": b"{}",
+    "settings": b'{"workers":-1}',
+}
+
+
+def entries(values: dict[str, bytes]) -> dict[str, Entry]:
+    return {key: Entry(key, value, 1, 1) for key, value in values.items()}
+
+
+def one_by_one(values: dict[str, bytes]) -> ObjectTable:
+    table = ObjectTable()
+    table.identity = "id"
+    table.apply([Event(key, entry) for key, entry in entries(values).items()], 1)
+    return table
+
+
+def loaded(values: dict[str, bytes]) -> ObjectTable:
+    table = ObjectTable()
+    table.load(entries(values), "id", 1)
+    return table
+
+
+def same(one: ObjectTable, other: ObjectTable) -> None:
+    assert one.tree() == other.tree()
+    assert one.states() == other.states()
+    assert +one._counted == +other._counted
+    assert one._users == other._users
+    assert one.listeners() == other.listeners()
+    assert one.ledger.digest.value == other.ledger.digest.value
+    assert one.ledger._below == other.ledger._below
+    assert one.ledger._top == other.ledger._top
+    assert dict(one.ledger.items()) == dict(other.ledger.items())
+    assert one.revision == other.revision
+
+
+def test_everything_in_order_is_loaded_in_one_go() -> None:
+    assert load_plain(entries(PLAIN), Settings()) is not None
+    same(loaded(PLAIN), one_by_one(PLAIN))
+
+
+@given(st.sets(st.sampled_from(sorted(PLAIN))), st.sets(st.sampled_from(sorted(BROKEN)), max_size=2))
+def test_both_ways_give_the_same_table(missing: set[str], broken: set[str]) -> None:
+    values = {key: value for key, value in PLAIN.items() if key not in missing}
+    values |= {key: BROKEN[key] for key in sorted(broken)}
+    same(loaded(values), one_by_one(values))
+
+
+def test_what_is_not_plain_is_left_to_the_usual_way() -> None:
+    for key, value in BROKEN.items():
+        assert load_plain(entries(PLAIN | {key: value}), Settings()) is None, key
+
+
+def test_changes_after_a_load_change_what_they_do_elsewhere() -> None:
+    one, other = loaded(PLAIN), one_by_one(PLAIN)
+    events = [
+        Event("backends/v0", None),
+        Event("frontends/v1", Entry("frontends/v1", b'{"route":"Path(`/x`)","backend":"v2"}', 1, 2)),
+        Event("backends/v2/servers/t", Entry("backends/v2/servers/t", b'{"url":"http://127.0.0.1:5"}', 2, 2)),
+        Event("listeners/v", None),
+    ]
+    assert msgspec.to_builtins(one.apply(events, 2).edits) == msgspec.to_builtins(other.apply(events, 2).edits)
+    same(one, other)
