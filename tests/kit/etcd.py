@@ -110,7 +110,7 @@ class Etcd:
             } | more
         endpoints = tuple(member.endpoint for member in self.members)
         # Long, so that a busy machine is no failure; who waits for a failure asks for less.
-        values = {"endpoints": endpoints, "prefix": prefix, "timeout_ms": 20_000} | more
+        values: dict[str, Any] = {"endpoints": endpoints, "prefix": prefix, "timeout_ms": 20_000} | more
         return EtcdOptions(**values)
 
     def start(self) -> "Etcd":

@@ -409,7 +409,9 @@ class Pipeline:
         deadline_s = time.monotonic() + timeout_s
         there = await self.progress.until_in_force(revision, deadline_s, lambda: self.gates.freeze_state() is not None)
         lagging = await self.progress.until_applied(revision, deadline_s) if there else ()
-        return Applied(self.revision, there and not lagging, lagging, self.gates.reasons())
+        # While frozen the number may be another history's; and without a worker nothing is in force anywhere.
+        applied = there and not lagging and bool(self.master.publisher.serving()) and not self.gates.freeze_state()
+        return Applied(self.revision, applied, lagging, self.gates.reasons())
 
     async def reading(self, at_least: int) -> Reading:
         """See Live."""

@@ -108,9 +108,10 @@ class Publisher:
         return True
 
     async def reached(self, revision: int, timeout_s: float) -> bool:
-        """Wait until every serving worker has applied this snapshot or a later one; False when time is up."""
+        """Wait until every serving worker, and at least one, has applied this snapshot or a later one; False when time is
+        up."""
         deadline_s = time.monotonic() + timeout_s
-        while any(worker.revision < revision for worker in self.serving()):
+        while not (serving := self.serving()) or any(worker.revision < revision for worker in serving):
             if not await self._change(deadline_s):
                 return False
         return True
