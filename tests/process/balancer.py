@@ -83,9 +83,13 @@ class Balancer:
             )
 
     def start(self) -> "Balancer":
-        """Start and wait until every worker accepts and the admin API answers."""
+        """Start and wait until every worker accepts and the admin API answers; what does not get there is ended."""
         self.spawn()
-        until(self.ready, f"a ready balancer; its log:\n{self.log()}", START_DEADLINE_S, 0.05)
+        try:
+            until(self.ready, "a ready balancer", START_DEADLINE_S, 0.05)
+        except BaseException as error:
+            self.__exit__(None, None, None)
+            raise AssertionError(f"{error}; its log:\n{self.log()}") from error
         return self
 
     def ready(self) -> bool:

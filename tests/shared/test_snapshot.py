@@ -85,7 +85,7 @@ def patched(number: int, offset: int, fmt: str, value: int) -> bytes:
         (images.SERVERS, 16, "<I", 0xFFFFFFF0),  # authority
         (images.SERVERS, 36, "<I", 2),  # backend
         (images.SERVERS, 40, "<H", 1001),  # weight
-        (images.SERVERS, 42, "<B", 3),  # state
+        (images.SERVERS, 42, "<B", 4),  # state
         (images.FRONTENDS, 12, "<I", 2),  # backend
         (images.FRONTENDS, 20, "<I", 3),  # middlewares
         (images.MIDDLEWARES, 16, "<I", 0),  # type
