@@ -39,15 +39,35 @@ def free_port(host: str = "127.0.0.1") -> int:
     raise AssertionError(f"no free port below {low} on {host}")
 
 
-_last_port = [0]
+BLOCK = 500
+_claims: list[tuple[int, socket.socket]] = []
+_left: list[int] = []
 
 
 def _next_port(low: int) -> int:
-    span = max(low - 12000, 1000)
-    if not _last_port[0]:
-        _last_port[0] = time.monotonic_ns() // 1000 % span
-    _last_port[0] = (_last_port[0] + 1) % span
-    return low - span + _last_port[0]
+    """Return the next port of a block that no other test run uses, so that two at once never wait for the same port."""
+    if not _left:
+        count = max(low - 12000, 1000) // BLOCK
+        block = _claim_block(count)
+        _left.extend(range(low - (block + 1) * BLOCK, low - block * BLOCK))
+    return _left.pop(0)
+
+
+def _claim_block(count: int) -> int:
+    first = time.monotonic_ns() // 1000 % count
+    for block in ((first + number) % count for number in range(count)):
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0kit-ports-{block}")  # abstract: it ends with this process, however that ends
+        except OSError:
+            claim.close()
+            continue
+        _claims.append((block, claim))
+        return block
+    if not _claims:
+        return first
+    _claims.append(_claims.pop(0))
+    return _claims[-1][0]
 
 
 def _ephemeral_low() -> int:
