@@ -8,7 +8,8 @@ from kit.proxies import BasculeProcess
 from kit.waiting import until
 from tests.features.test_balance import config, fields
 
-SECONDS = 6
+SECONDS = 4
+ATTEMPTS = 6
 WAKEUPS_MAX_PER_S = 4
 """The master looks at the file once a second; a worker gives its heartbeat every five, and the keeper reads it."""
 
@@ -23,13 +24,21 @@ def wakeups(pids: list[int]) -> int:
     return total
 
 
+def wakeups_of(proxy: BasculeProcess) -> int:
+    """Return how often its processes wake up in some seconds."""
+    before = wakeups(proxy.pids())
+    time.sleep(SECONDS)
+    return wakeups(proxy.pids()) - before
+
+
 def test_idle_processes_sleep() -> None:
     with ScriptedOrigin() as origin:
         proxy = BasculeProcess(config=config({"a1": fields(origin)}), workers=2)
         with proxy:
             until(lambda: proxy.status()["ready"], "a ready balancer")
             proxy.assert_quiet()
-            time.sleep(1.5)  # workers import uvloop a moment after they serve
-            before = wakeups(proxy.pids())
-            time.sleep(SECONDS)
-            assert wakeups(proxy.pids()) - before <= SECONDS * WAKEUPS_MAX_PER_S
+            # Workers import uvloop a moment after they serve; on a busy machine the moment may be long.
+            found = [wakeups_of(proxy)]
+            while found[-1] > SECONDS * WAKEUPS_MAX_PER_S and len(found) < ATTEMPTS:
+                found.append(wakeups_of(proxy))
+            assert found[-1] <= SECONDS * WAKEUPS_MAX_PER_S, f"every {SECONDS} s: {found}"

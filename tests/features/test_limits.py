@@ -80,23 +80,39 @@ def limited(limited_process: Limited) -> Iterator[Limited]:
 
 def test_a_long_period_admits_exactly_its_requests(limited: Limited) -> None:
     """From eight threads over both workers: 300 of 700, and one more at most for the seconds it takes."""
+    started = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: get(limited.address, "/hour").status, range(700)))
     found = Counter(answers)
     assert set(found) == {200, 429}
-    assert 300 <= found[200] <= 303
+    assert 300 <= found[200] <= 301 + (time.monotonic() - started) / 12
     assert len(limited.origin.requests) == found[200], "a refused request reaches no server"
 
 
-def test_a_rate_is_exact_to_one_percent(limited: Limited) -> None:
+def admitted_in_four_seconds(limited: Limited) -> tuple[int, float, float]:
+    """Return how many were admitted, and the least and the most time, s, that this can have taken."""
     request = b"GET /second HTTP/1.1\r\nHost: a.test\r\n\r\n"
     started = time.monotonic()
     with Load(limited.address, request, clients=6, per_connection=25, check=lambda _: "") as load:
-        until(lambda: time.monotonic() - started > 4.0, "four seconds", 6.0)
-        admitted, elapsed_s = load.result.statuses[200], time.monotonic() - started
+        until(lambda: time.monotonic() - started > 4.0, "four seconds")
+        least_s = time.monotonic() - started
+        admitted = load.result.statuses[200]
+        most_s = time.monotonic() - started
         offered = load.result.requests
     assert offered > 2 * admitted, "the load was too small to tell anything"
-    assert admitted == pytest.approx(50 + 200 * elapsed_s, rel=0.01, abs=6)
+    return admitted, least_s, most_s
+
+
+def test_a_rate_is_exact_to_one_percent(limited: Limited) -> None:
+    """Never more. Clients that a busy machine lets stand for a quarter of a second ask for less: then they try again."""
+    for _ in range(4):
+        admitted, least_s, most_s = admitted_in_four_seconds(limited)
+        most, least = 50 + 200 * most_s, 50 + 200 * least_s
+        assert admitted <= most + max(most / 100, 6)
+        if admitted >= least - max(least / 100, 6):
+            return
+        time.sleep(0.25)  # the burst is full again
+    pytest.fail(f"only {admitted} admitted in {least_s:.2f} s")
 
 
 def test_a_refusal_says_when_to_come_again(limited: Limited) -> None:

@@ -215,9 +215,12 @@ class BasculeProcess(ProxyProcess):
         until(socket_path.exists, "the admin socket opens")
         return get(str(socket_path), target).body
 
-    def assert_quiet(self, deadline_s: float = 5.0) -> None:
+    def assert_quiet(self, deadline_s: float = 10.0) -> None:
         """Wait until no exchange is in flight and no client is connected, and in a debug build nothing is left over."""
-        until(lambda: not self.busy(), f"nothing in flight: {self.busy()}", deadline_s, 0.05)
+        try:
+            until(lambda: not self.busy(), "nothing in flight", deadline_s, 0.05)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; but: {self.busy()}") from None
 
     def busy(self) -> dict[str, int]:
         """Return what is in flight, summed over the workers: at rest only pooled connections to servers are alive."""
