@@ -86,29 +86,29 @@ def run_load(case: str, rounds: int, seconds: int) -> Path:
     return store(case, rows, rounds=rounds, seconds=seconds)
 
 
-def run_idle(rounds: int, seconds: int) -> Path:
-    """10,000 idle keep-alive connections: memory of each, and the cost of 64 busy ones beside them."""
+def beside_peers(command: str, names: dict[str, str], rounds: int, seconds: int) -> tuple[Any, Rows]:
+    """Runs a command of scale.py; returns what it wrote, and its columns (`names`: theirs to ours) as rows of each proxy."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        common = ["idle", "--rounds", str(rounds), "--secs", str(seconds)]
+        common = [command, "--rounds", str(rounds), "--secs", str(seconds)]
         raw = run_tool("scale.py", [*common, *PEERS, f"bascule={bascule(folder / 'state')}"], folder)
-    names = {"kib": "kib_per_connection", "us0": "cpu_us_alone", "us": "cpu_us_beside", "total": "memory_mib"}
+    count = {proxy: len(columns[next(iter(names))]) for proxy, columns in raw["res"].items()}
     rows: Rows = {
-        proxy: [{to: columns[of][i] for of, to in names.items()} for i in range(len(columns["kib"]))]
+        proxy: [{to: columns[of][i] for of, to in names.items()} for i in range(count[proxy])]
         for proxy, columns in raw["res"].items()
     }
+    return raw, rows
+
+
+def run_idle(rounds: int, seconds: int) -> Path:
+    """10,000 idle keep-alive connections: memory of each, and the cost of 64 busy ones beside them."""
+    names = {"kib": "kib_per_connection", "us0": "cpu_us_alone", "us": "cpu_us_beside", "total": "memory_mib"}
+    raw, rows = beside_peers("idle", names, rounds, seconds)
     return store("idle", rows, rounds=rounds, seconds=seconds, faults=raw["bad"])
 
 
 def run_latency(rounds: int, seconds: int) -> Path:
     """1,000 requests a second, open loop: what the proxy adds to the origin's own latency."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        common = ["latency", "--rounds", str(rounds), "--secs", str(seconds)]
-        raw = run_tool("scale.py", [*common, *PEERS, f"bascule={bascule(folder / 'state')}"], folder)
     names = {"rp50+": "p50_added_us", "rp99+": "p99_added_us", "rus": "cpu_us", "1p50+": "p50_added_alone_us"}
-    rows: Rows = {
-        proxy: [{to: columns[of][i] for of, to in names.items()} for i in range(len(columns["rp50+"]))]
-        for proxy, columns in raw["res"].items()
-    }
+    raw, rows = beside_peers("latency", names, rounds, seconds)
     return store("latency", rows, rounds=rounds, seconds=seconds, direct=raw["direct"], faults=raw["bad"])

@@ -1,6 +1,5 @@
 """A balancer that lives from etcd, clients that never stop asking it, and the ways to see a change come into force."""
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from kit.etcd import Etcd
 from kit.http1 import Cut, Ended, Malformed
 from kit.origin import ScriptedOrigin
 from kit.waiting import free_port, until
-from process.balancer import Balancer, Load, UnixConnection
+from process.balancer import Balancer, Load
 
 PATIENCE_S = 40.0
 """For what the balancer does by itself; pauses between its attempts grow to ten seconds."""
@@ -41,16 +40,6 @@ class EtcdBalancer(Balancer):
         command += ["--workers", str(self.workers_at_start), *self.arguments]
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(command, stderr=log, env=self.environment, cwd=self.directory)
-
-    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Ask the admin API with a JSON body and return status and JSON answer."""
-        connection = UnixConnection(str(self.state / "admin.sock"))
-        with contextlib.closing(connection):
-            headers = {"Content-Type": "application/json"} if body is not None else {}
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            response = connection.getresponse()
-            text = response.read()
-            return response.status, json.loads(text) if text else None
 
 
 class Site:

@@ -139,6 +139,16 @@ class Balancer:
             response = connection.getresponse()
             return response.status, response.read()
 
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Ask the admin API with a JSON body and return status and JSON answer."""
+        connection = UnixConnection(str(self.state / "admin.sock"))
+        with contextlib.closing(connection):
+            headers = {"Content-Type": "application/json"} if body is not None else {}
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            text = response.read()
+            return response.status, json.loads(text) if text else None
+
     def status(self) -> dict[str, Any]:
         """Return the status document."""
         code, body = self.request("GET", "/v1/status")

@@ -1,6 +1,5 @@
 """A balancer whose configuration lives in the embedded store, changed through its admin API as a user would."""
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kit.waiting import until
-from process.balancer import START_DEADLINE_S, Balancer, UnixConnection
+from process.balancer import START_DEADLINE_S, Balancer
 
 
 class LiveBalancer(Balancer):
@@ -29,16 +28,6 @@ class LiveBalancer(Balancer):
         command += ["--workers", str(self.workers_at_start), *self.arguments]
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(command, stderr=log, env=self.environment, cwd=self.directory)
-
-    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Ask the admin API with a JSON body and return status and JSON answer."""
-        connection = UnixConnection(str(self.state / "admin.sock"))
-        with contextlib.closing(connection):
-            headers = {"Content-Type": "application/json"} if body is not None else {}
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            response = connection.getresponse()
-            text = response.read()
-            return response.status, json.loads(text) if text else None
 
     def put(self, key: str, value: Any) -> Any:
         """Put an object and wait until it is in force in every worker."""
