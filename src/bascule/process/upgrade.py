@@ -11,12 +11,12 @@ active generation goes on as if nothing had been.
 from __future__ import annotations
 
 import os
-import time
 
 from bascule.process import link as links
 from bascule.process import program as programs
 from bascule.process.generation import CANDIDATE, RESTING, Generation
 from bascule.process.link import Link
+from bascule.process.probation import Probation
 from bascule.process.receipt import Receipt
 from bascule.process.self_test import SelfTest
 from bascule.process.spawn import describe_exit
@@ -61,8 +61,6 @@ SAYINGS = {
     EMPTYING: "connections move to the new workers",
 }
 _LOOK_S = 0.02
-CRASHES_MAX = 2
-CRASHES_WITHIN_S = 60.0
 
 
 class Upgrade:
@@ -72,9 +70,7 @@ class Upgrade:
         """See the class."""
         self.phase = ""
         """Empty: nothing is under way."""
-        self.resting: Generation | None = None
-        self.resting_until_s = 0.0
-        self.probation_ms = 0
+        self.probation = Probation(poller, log, self._proven)
         self._keeper = keeper
         self._poller = poller
         self._log = log
@@ -85,14 +81,13 @@ class Upgrade:
         self._receipt: Receipt | None = None
         self._report: Report = lambda message: None
         self._timer: Timer | None = None
-        self._probation: Timer | None = None
+        self._probation_ms = 0
         self._probe: tuple[int, Link] | None = None
         self._test: SelfTest | None = None
         self._own_snapshot = False
         """The generation that the last upgrade started could not use the snapshot of the one before."""
         self._lost = False
         self._deferred: list[tuple[dict[str, Any], list[int]]] = []
-        self._crashes: list[float] = []
 
     # ---- what can be asked
 
@@ -100,10 +95,8 @@ class Upgrade:
         """Replace the active generation by the program that `launcher` starts."""
         if self._refused(report):
             return
-        if self.resting is not None:
-            self._log.info("the generation before is no longer needed", generation=self.resting.number)
-            self._end_resting()
-        self._is_back, self.probation_ms, self._own_snapshot = False, probation_ms, False
+        self.probation.end()
+        self._is_back, self._probation_ms, self._own_snapshot = False, probation_ms, False
         self._begun("upgrade", reason, report)
         self._enter(ASKING)
         ours, theirs = links.pair()
@@ -126,45 +119,44 @@ class Upgrade:
         """Return to the generation that rests."""
         if self._refused(report):
             return
-        if self.resting is None:
-            report(
-                _failed("no generation rests", "there is nothing to switch back to; upgrade to the version you want")
-            )
+        resting = self.probation.take()
+        if resting is None:
+            remedy = "there is nothing to switch back to; upgrade to the version you want"
+            report(_failed("no generation rests", remedy))
             return
         self._is_back = True
         self._begun("back", reason, report)
-        self._new, self.resting = self.resting, None
-        self._stop_probation()
-        self._watch_candidate(self._new)
+        self._new = resting
+        self._watch_candidate(resting)
         self._hold()
 
     def finish(self, report: Report) -> None:
         """End the probation: the generation that rests leaves, and the keeper becomes the new version too."""
         if self._refused(report):
             return
-        if self.resting is None:
+        resting = self.probation.resting
+        if resting is None:
             report(_failed("no generation rests", "there is no probation to end"))
             return
-        generation = self.resting.number
-        self._proven()
-        report({"type": "finished", "generation": generation})
+        report({"type": "finished", "generation": resting.number})
+        self.probation.proven()
 
     def state(self) -> dict[str, Any]:
         """Return what is under way, for status and `upgrade?`."""
-        resting = self.resting
+        resting = self.probation.resting
         return {
             "phase": self.phase,
             "generation": self._keeper.active.number,
             "version": self._keeper.active.program.version,
             "resting": None if resting is None else {"generation": resting.number, "version": resting.program.version},
-            "probation_left_s": round(max(self.resting_until_s - time.monotonic(), 0.0), 1) if resting else 0.0,
+            "probation_left_s": round(self.probation.left_s(), 1),
         }
 
     def stop(self) -> None:
         """The keeper stops: nothing is replaced any more."""
         if self.phase and self.phase not in {TAKING_OVER, EMPTYING}:
             self._fail("the load balancer is being stopped", "start it again")
-        self._end_resting()
+        self.probation.end()
 
     def defers(self, message: dict[str, Any], descriptors: list[int]) -> bool:
         """Whether a message of the active master has to wait: slots must not change while they are lent twice."""
@@ -189,11 +181,7 @@ class Upgrade:
 
     def crashed(self, what: str) -> None:
         """A process of the active generation died unasked: twice on probation is once too often."""
-        if self.resting is None or self.phase:
-            return
-        now_s = time.monotonic()
-        self._crashes = [at_s for at_s in self._crashes if now_s - at_s < CRASHES_WITHIN_S] + [now_s]
-        if len(self._crashes) >= CRASHES_MAX:
+        if not self.phase and self.probation.crashed_too_often():
             self.back(f"the new version crashes: {what}", lambda message: None)
 
     # ---- the candidate
@@ -335,8 +323,8 @@ class Upgrade:
         old.tell_master({"type": "rest"})
         old.on_message = self._from_old
         old.state = RESTING
-        old.on_master_death = lambda reason: self._resting_lost(f"its master died: {reason}")
-        old.crew.on_death = lambda worker, reason: self._resting_lost(f"its worker {worker.number} died: {reason}")
+        old.on_master_death = lambda reason: self._resting_lost(old, f"its master died: {reason}")
+        old.crew.on_death = lambda worker, why: self._resting_lost(old, f"its worker {worker.number} died: {why}")
         old.crew.on_change = self._emptied
         old.crew.rest(deadline_ms)
         self._log.info("the new generation serves", generation=new.number, version=new.program.version)
@@ -360,7 +348,7 @@ class Upgrade:
         assert self._old is not None
         self._keeper.promote()
         self._enter(EMPTYING)
-        if self._is_back or not self.probation_ms:
+        if self._is_back or not self._probation_ms:
             self._old.leave(self._old.crew.drain_timeout_ms)
         self._emptied()
 
@@ -380,44 +368,18 @@ class Upgrade:
         receipt.phase_ended(self.phase)
         document = receipt.done(old.crew)
         if old.state == RESTING:
-            self.resting = old
-            self._begin_probation()
+            self.probation.begin(old, self._probation_ms)
         self._ended(document)
-
-    # ---- probation
-
-    def _begin_probation(self) -> None:
-        self._crashes = []
-        self.resting_until_s = time.monotonic() + self.probation_ms / 1000
-        self._probation = self._poller.call_later(self.probation_ms / 1000, self._proven)
-
-    def _stop_probation(self) -> None:
-        if self._probation is not None:
-            self._probation.cancel()
-            self._probation = None
 
     def _proven(self) -> None:
         self._log.info("the new version is proven", version=self._keeper.active.program.version)
-        self._end_resting()
         self._keeper.renew()
 
-    def _end_resting(self) -> None:
-        self._stop_probation()
-        resting, self.resting = self.resting, None
-        if resting is not None:
-            resting.leave(resting.crew.drain_timeout_ms)
-
-    def _resting_lost(self, why: str) -> bool:
-        """A generation that lost a process cannot be switched back to, and the program it ran may be gone from disk."""
-        old = self.resting or self._old
-        if old is not None and old.state == RESTING:
-            self._log.warning("there is no way back to the generation before", generation=old.number, reason=why)
-            if old is self.resting:
-                self._end_resting()
-            else:
-                old.leave(old.crew.drain_timeout_ms)
-                if self.phase == TAKING_OVER:
-                    self._promote()
+    def _resting_lost(self, generation: Generation, why: str) -> bool:
+        if generation.state == RESTING:
+            self.probation.lost(generation, why)
+            if self.phase == TAKING_OVER:
+                self._promote()
         return False
 
     # ---- ends
@@ -483,8 +445,7 @@ class Upgrade:
         new.on_master_death = lambda reason: False
         if self._is_back and not self._lost:
             new.crew.rest(new.crew.drain_timeout_ms)
-            self.resting = new
-            self._begin_probation()
+            self.probation.begin(new, self._probation_ms)
         elif lent or self._is_back:
             new.leave(new.crew.drain_timeout_ms)
         else:
