@@ -14,6 +14,10 @@ def main() -> int:
         from bascule.process.program import main as program
 
         return program(argv[1:])
+    if argv and argv[0] == "_succession":
+        from bascule.process.succession import main as succession
+
+        return succession(argv[1:])
     from bascule.cli.main import main as command_line
 
     return command_line(argv)

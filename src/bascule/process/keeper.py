@@ -15,11 +15,21 @@ from bascule.process.control_socket import ControlSocket
 from bascule.process.generation import ACTIVE, LEAVING, Generation
 from bascule.process.lending import Lending
 from bascule.process.log import Log
-from bascule.process.orphans import Orphans
+from bascule.process.orphans import Orphan, Orphans, merged_listeners
 from bascule.process.poller import Poller
 from bascule.process.rebinding import Rebinding
+from bascule.process.renewal import Renewal
 from bascule.process.receipt import HISTORY_FILE, remember
 from bascule.process.state_directory import PROCESSES_FILE, StateDirectory, StateDirectoryError, default_path
+from bascule.process.succession import (
+    Document,
+    describe_generation,
+    describe_listener,
+    received,
+    restore_generation,
+    restore_listener,
+    unblock,
+)
 from bascule.process.upgrade import Upgrade
 
 TYPE_CHECKING = False
@@ -42,19 +52,24 @@ class Keeper:
     States: STARTING -(first configuration in force, every worker accepting)-> READY -(TERM)-> STOPPING -> ended.
     """
 
-    def __init__(self, options: dict[str, Any], state: StateDirectory, log: Log) -> None:
-        """See the class."""
+    def __init__(
+        self, options: dict[str, Any], words: Sequence[str], state: StateDirectory, log: Log
+    ) -> None:
+        """`words` are the command line that `options` were read from, beginning with the command."""
         self._options = options
+        self._words = list(words)
         self._state = state
         self._log = log
         self._poller = Poller()
         self._notifier = systemd.Notifier()
         self._lending = Lending()
         self._generations: list[Generation] = []
+        self._generation_number = 0
         self.active = self.new_generation(programs.current(programs.own_launcher()), ACTIVE)
         self.active.crew.apply_settings(options["drain_timeout_ms"] or DRAIN_TIMEOUT_MS, options["access_log"] or "off")
         self._in_charge(self.active)
         self._upgrade = Upgrade(self, self._poller, log, self._lending)
+        self._renewal = Renewal(self._poller, log, self._is_quiet, self._describe)
         self._upgrade_probation_ms = PROBATION_MS
         self._rebinding = Rebinding(self._lending, self._poller, log, systemd.inherited_sockets())
         self._orphans = Orphans(state.read(PROCESSES_FILE), log)
@@ -66,20 +81,23 @@ class Keeper:
         self._failed = 0
         self._recorded: list[int] = []
 
-    def run(self) -> int:
-        """Serve until told to stop; return the exit status."""
+    def run(self, document: dict[str, Any] | None = None) -> int:
+        """Serve until told to stop; return the exit status. `document` is what this process knew before an execve."""
         _raise_descriptor_limit()
         self._take_signals()
-        control = ControlSocket(self._state.path, self._poller, self._asked)
-        self._crew.resize(self._options["workers"] or len(os.sched_getaffinity(0)))
-        self.active.start_master()
-        self._rebinding.forget_unused()
+        self._control = ControlSocket(self._state.path, self._poller, self._asked)
+        if document is None:
+            self._take_over(self._orphans.collect(self._state.path))
+            self._crew.resize(self._options["workers"] or len(os.sched_getaffinity(0)))
+            self.active.start_master()
+        else:
+            self._go_on(document)
         self._poller.call_later(HEARTBEAT_S, self._heartbeat)
         if self._notifier.watchdog_s:
             self._watchdog()
         while self._exit_status is None:
             self._poller.turn()
-        control.close()
+        self._control.close()
         for listener in list(self._lending.listeners.values()):
             listener.close()
         return self._exit_status
@@ -90,10 +108,13 @@ class Keeper:
 
     # ---- generations
 
-    def new_generation(self, program: Program, state: str) -> Generation:
-        """Return a generation of its own number, of which nothing runs yet."""
-        number = max((generation.number for generation in self._generations), default=0) + 1
-        generation = Generation(number, program, state, self._poller, self._log, self._lending)
+    def new_generation(self, program: Program, state: str, number: int = 0) -> Generation:
+        """Return a generation of which nothing runs yet, with this number, or the next one."""
+        number = number or self._generation_number + 1
+        self._generation_number = max(self._generation_number, number)
+        generation = Generation(
+            number, program, state, self._state.path, self._poller, self._log, self._lending
+        )
         generation.greeting = lambda: self._greeting(generation)
         generation.on_change = self._changed
         self._generations.append(generation)
@@ -124,11 +145,94 @@ class Keeper:
 
     def renew(self) -> None:
         """Become the version that serves."""
+        self._renewal.begin(self.active.program)
+
+    # ---- another version of this process
+
+    def _is_quiet(self) -> bool:
+        return (
+            self._ready
+            and not self._stopping
+            and not self._upgrade.phase
+            and self._upgrade.probation.resting is None
+            and self._rebinding.is_quiet()
+            and all(generation.is_quiet() for generation in self._generations)
+        )
+
+    def _describe(self) -> Document:
+        document = Document()
+        document.value.update(
+            words=self._words,
+            workers=self._options["workers"],
+            state=self._state.path,
+            lock=document.keep(self._state.lock),
+            probation_ms=self._upgrade_probation_ms,
+            notifier=self._notifier.describe(),
+            rebinding=self._rebinding.describe(document),
+            listeners=[
+                describe_listener(self._lending.listeners[key], document) for key in sorted(self._lending.listening)
+            ],
+            active=self.active.number,
+            generations=[describe_generation(generation, document) for generation in self._generations],
+        )
+        return document
+
+    def _go_on(self, document: dict[str, Any]) -> None:
+        """Go on from where the program before stopped."""
+        self._upgrade_probation_ms = document["probation_ms"]
+        self._options["workers"] = document["workers"]
+        self._rebinding.restore(document["rebinding"])
+        for state in document["listeners"]:
+            listener = restore_listener(state)
+            self._lending.listeners[listener.id, listener.address] = listener
+            self._lending.listening.add((listener.id, listener.address))
+        self._forget(self.active)
+        for state in document["generations"]:
+            generation = self.new_generation(programs.from_message(state["program"]), state["state"], state["number"])
+            if state["number"] == document["active"]:
+                self.activate(generation)
+            restore_generation(generation, state)
+        self._in_force = self._ready = True
+        unblock()
+        self._reap()
+        if not self.active.master_pid:
+            self.active.start_master()
+        self._crew.resize(self._crew.target)
+        for generation in self._generations:
+            if generation.state == LEAVING:
+                generation.leave(self._crew.drain_timeout_ms)
+        self._changed()
+        self._log.info("the keeper is another version now", version=programs.version())
 
     @property
     def can_upgrade(self) -> bool:
         """Whether a generation serves that could be replaced."""
         return self._ready and not self._stopping
+
+    def _take_over(self, orphans: list[Orphan]) -> None:
+        """Go on with what a killed keeper's workers give back: they serve until the new ones accept, and then leave."""
+        if not orphans:
+            return
+        before = self.new_generation(self.active.program, LEAVING)
+        before.crew.stopping = True
+        before.crew.apply_settings(self._crew.drain_timeout_ms, self._crew.access_log)
+        for listener in merged_listeners(orphans):
+            self._rebinding.take_over(listener)
+        newest = max(orphans, key=lambda orphan: int(orphan.greeting["revision"]))
+        regions = newest.greeting["regions"]
+        self._crew.take_regions(newest.shared[:regions])
+        self._crew.take_snapshot(newest.greeting["revision"], newest.shared[regions:])
+        for orphan in orphans:
+            before.crew.adopt(orphan)
+            if orphan is not newest:
+                for descriptor in orphan.shared:
+                    os.close(descriptor)
+        self._in_force = True
+        self._log.info(
+            "workers of the killed keeper give back its sockets",
+            workers=len(orphans),
+            listeners=len(self._lending.listening),
+        )
 
     def _in_charge(self, generation: Generation) -> None:
         self._lending.active = generation.crew
@@ -209,6 +313,7 @@ class Keeper:
             self._stop_at_once()
             return
         self._stopping = True
+        self._renewal.stop()
         self._upgrade.stop()
         crew = self._crew
         crew.stopping = True
@@ -240,17 +345,20 @@ class Keeper:
                 break
             if not pid:
                 break
-            if not self._upgrade.reaped(pid, status):
+            if not (self._upgrade.reaped(pid, status) or self._renewal.reaped(pid, status)):
                 any(generation.reaped(pid, status) for generation in list(self._generations))
         for generation in list(self._generations):
             if generation.state == LEAVING and not generation.alive and generation is not self.active:
                 self._gone(generation)
         self._end_if_alone()
 
-    def _gone(self, generation: Generation) -> None:
+    def _forget(self, generation: Generation) -> None:
         generation.crew.release()
         self._generations.remove(generation)
         self._lending.crews.remove(generation.crew)
+
+    def _gone(self, generation: Generation) -> None:
+        self._forget(generation)
         self._log.info("generation ended", generation=generation.number, version=generation.program.version)
 
     def _end_if_alone(self) -> None:
@@ -363,6 +471,9 @@ class Keeper:
         self._notifier.send("READY=1", f"MAINPID={os.getpid()}", f"STATUS={status}")
         self.active.tell_master({"type": "ready"})
         self._orphans.release()
+        for generation in self._generations:
+            if generation.state == LEAVING:
+                generation.leave(self._crew.drain_timeout_ms)
 
     def _record(self) -> None:
         """Note who runs, for the keeper that follows should this one be killed."""
@@ -415,17 +526,18 @@ def main(command: str, words: Sequence[str]) -> int:
         return 2
     spawn.name_process("bascule")
     log = Log(options["log_format"] == "json", process="keeper", pid=os.getpid())
+    document = received()
     try:
         if options["log_file"]:
             open_log(options["log_file"])
-        state = StateDirectory(_state_path(options))
-        if options["pid_file"]:
+        state = StateDirectory(_state_path(options), -1 if document is None else document["lock"])
+        if options["pid_file"] and document is None:
             _write_pid_file(options["pid_file"])
     except (StateDirectoryError, OSError) as error:
         sys.stderr.write(f"bascule {command}: {error}\n")
         return 1
     try:
-        return Keeper(options, state, log).run()
+        return Keeper(options, [command, *words], state, log).run(document)
     finally:
         state.release(and_remove=command == "proxy" and not options["state"])
         if options["pid_file"]:

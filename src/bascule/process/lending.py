@@ -218,5 +218,6 @@ class Lending:
 
 def _lend(worker: Worker, listener: Listener, moved: list[tuple[int, int]]) -> None:
     for batch in links.batches(moved):
-        message = {"type": "lend", "listener": listener.id, "slots": [number for number, _ in batch]}
+        numbers = [number for number, _ in batch]
+        message = {"type": "lend", "listener": listener.id, "address": listener.address, "slots": numbers}
         worker.tell(message, [descriptor for _, descriptor in batch])
