@@ -68,7 +68,7 @@ def test_stopped_handshakes_keep_the_queue_and_let_nobody_in() -> None:
     port = free_port()
     listener = open_listener("web", f"127.0.0.1:{port}", 2)
     waiting = [connect(port) for _ in range(8)]
-    listener.stop_handshakes()
+    assert listener.turn_away(0)
     with socket.socket() as late:
         late.setblocking(False)
         late.connect_ex(("127.0.0.1", port))
@@ -135,7 +135,7 @@ def test_a_renamed_listener_keeps_its_sockets() -> None:
     port = free_port()
     old = open_listener("web", f"127.0.0.1:{port}", 3)
     waiting = [connect(port) for _ in range(9)]
-    new = old.bequeath("www", 0)
+    new = old.bequeath("www", old.address, 0)
     old.close()
     assert new.queued() == 9
     assert accept_all(new.descriptors) == 9

@@ -15,7 +15,6 @@ import os
 import time
 
 from bascule.process import link as links
-from bascule.process import slots
 from bascule.process.backoff import Backoff
 from bascule.process.link import Link, LinkClosedError
 from bascule.process.spawn import describe_exit, spawn
@@ -192,12 +191,11 @@ class Crew:
             return
         for key in sorted(self.listening):
             listener = self.listeners[key]
-            if listener.closing:
-                continue
             if listener.shared:
-                self._lend_shared(listener)
+                if listener.lendable:
+                    self._lend_shared(listener)
                 continue
-            wanted = slots.assign(listener.owners, serving)
+            wanted = listener.assign(serving)
             moves: dict[int, list[tuple[int, int]]] = {}
             for place, owner in enumerate(wanted):
                 if owner is not None and owner != listener.owners[place]:
@@ -215,26 +213,31 @@ class Crew:
             return False
         for key in self.listening:
             listener = self.listeners[key]
-            for place, number in enumerate(listener.slot_numbers()):
+            for place, number in enumerate(listener.lendable_numbers()):
                 holders = serving if listener.shared else [w for w in serving if w.number == listener.owners[place]]
                 if not holders or any((listener.id, number) not in worker.holding for worker in holders):
                     return False
         return True
 
     def take_back(self, listener: Listener) -> None:
-        """Take the slots of a closing listener from everybody who has them."""
-        numbers = list(listener.slot_numbers())
+        """Take the slots of a listener that are to be given back from everybody who has them."""
+        numbers = list(listener.given_back_numbers())
         for worker in self.workers.values():
             if worker.link.fileno() >= 0:
                 self._send(worker, {"type": "take_back", "listener": listener.id, "slots": numbers})
 
     def holders(self, listener: Listener) -> int:
-        """Return how many workers have not yet given back slots of a listener."""
-        numbers = listener.slot_numbers()
+        """Return how many workers have not yet given back slots of a listener that they are to give back."""
+        numbers = listener.given_back_numbers()
         return sum(
             any(held == listener.id and number in numbers for held, number in worker.holding)
             for worker in self.workers.values()
         )
+
+    def held(self, listener: Listener) -> bool:
+        """Whether every slot of a listener that is to be held is held by a worker."""
+        held = {number for worker in self.workers.values() for name, number in worker.holding if name == listener.id}
+        return held.issuperset(listener.lendable_numbers())
 
     def _lend(self, worker: Worker, listener: Listener, moved: list[tuple[int, int]]) -> None:
         for batch in links.batches(moved):

@@ -19,14 +19,16 @@ from bascule.process.orphans import Orphans
 from bascule.process.poller import Poller
 from bascule.process.rebinding import Rebinding
 from bascule.process.state_directory import PROCESSES_FILE, StateDirectory, StateDirectoryError, default_path
+from bascule.process.storage import Storage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from bascule.process.listeners import Listener
+
 DRAIN_TIMEOUT_MS = 30_000
-LAST_QUIET_S = 0.1
 MASTER_PATIENCE_S = 2.0
 HEARTBEAT_S = 5.0
 
@@ -47,7 +49,10 @@ class Keeper:
         self._crew = Crew(self._poller, log, self._tell_master, [])
         self._crew.apply_settings(options["drain_timeout_ms"] or DRAIN_TIMEOUT_MS, options["access_log"] or "off")
         self._crew.on_change = self._changed
-        self._rebinding = Rebinding(self._crew, self._poller, log, systemd.inherited_sockets())
+        inherited = systemd.inherited_sockets()
+        storage = Storage(self._notifier, self._poller, log, inherited)
+        self._rebinding = Rebinding(self._crew, self._poller, log, inherited, storage)
+        self._rebinding.on_closed = self._listener_closed
         self._orphans = Orphans(state.read(PROCESSES_FILE), log)
         self._rebinding.exclusive = not self._orphans.living()
         self._master_pid = 0
@@ -121,6 +126,7 @@ class Keeper:
         self._options["workers"] = target  # a later configuration does not undo what the operator did
         self._crew.resize(target)
         self._tell_master({"type": "target", "workers": target})
+        self._rebinding.fit()
 
     def _terminate(self) -> None:
         if self._stopping:
@@ -134,8 +140,7 @@ class Keeper:
         self._crew.cancel_restarts()
         self._crew.target = 0
         self._tell_master({"type": "stopping", "deadline_ms": deadline_ms})
-        closing = [listener for listener in self._crew.listeners.values() if not listener.closing]
-        self._rebinding.close(closing, LAST_QUIET_S, lambda _: self._crew.drain_all(deadline_ms))
+        self._rebinding.close_all(lambda: self._crew.drain_all(deadline_ms))
         self._end_if_alone()
 
     def _stop_at_once(self) -> None:
@@ -206,7 +211,7 @@ class Keeper:
                 "snapshot": bool(crew.snapshot),
                 "ready": self._ready,
                 "workers": crew.target,
-                "listeners": [[listener_id, address] for listener_id, address in sorted(crew.listening)],
+                "listeners": [list(key) for key in sorted(crew.listening) if not crew.listeners[key].closing],
             },
             [*crew.regions, *crew.snapshot],
         )
@@ -265,9 +270,7 @@ class Keeper:
             self._in_force = True
             self._changed()
         elif kind == "unbind":
-            self._rebinding.unbind(
-                message["listeners"], lambda lost: self._tell_master({"type": "unbound", "lost": lost})
-            )
+            self._rebinding.unbind(message["listeners"])
         elif kind == "reloaded":
             self._notifier.send("READY=1", f"STATUS={message['status']}")
         elif kind == "status":
@@ -286,6 +289,10 @@ class Keeper:
         if workers != self._crew.target and not self._stopping:
             self._crew.resize(workers)
             self._tell_master({"type": "target", "workers": workers})
+        self._rebinding.resize(options["slots"] or message["slots"])
+
+    def _listener_closed(self, listener: Listener, lost: int) -> None:
+        self._tell_master({"type": "listener_closed", "id": listener.id, "address": listener.address, "lost": lost})
 
     def _fatal(self, reason: str, status: int) -> None:
         """The first configuration cannot come into force, as the master has said at length: end, rather than wait for

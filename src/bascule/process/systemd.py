@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import _socket
+import errno
 import os
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 LISTEN_FDS_START = 3
 
@@ -20,18 +26,35 @@ class Notifier:
         self.watchdog_s = int(watchdog) / 2e6 if watchdog.isdigit() and own else 0.0
         """How often `watchdog` is to be called, in seconds: half of what the manager allows. 0: never."""
 
+    @property
+    def listens(self) -> bool:
+        """Whether there is a service manager to talk to."""
+        return bool(self._address)
+
     def send(self, *assignments: str) -> None:
         """Send assignments such as "READY=1", "STATUS=...". A manager that does not listen is not our failure."""
+        self._send(assignments, (), 0)
+
+    def send_now(self, assignments: Sequence[str], descriptors: Sequence[int]) -> bool:
+        """Send assignments and descriptors; False when the manager has too much to read just now."""
+        return self._send(assignments, descriptors, _socket.MSG_DONTWAIT)
+
+    def _send(self, assignments: Sequence[str], descriptors: Sequence[int], flags: int) -> bool:
         if not self._address:
-            return
+            return True
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(descriptors)}i", *descriptors))]
         sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
         try:
-            sock.sendto("\n".join(assignments).encode(), _socket.MSG_NOSIGNAL, address)
-        except OSError:
-            return
+            text = "\n".join(assignments).encode()
+            sock.sendmsg([text], rights if descriptors else [], _socket.MSG_NOSIGNAL | flags, address)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            return error.errno not in {errno.ENOBUFS, errno.ETOOMANYREFS}
         finally:
             sock.close()
+        return True
 
     def watchdog(self) -> None:
         """Say that the keeper is alive."""

@@ -17,7 +17,7 @@ import select
 import sys
 import time
 
-from bascule.process import access_log, listeners
+from bascule.process import access_log, listeners, socket_filters
 from bascule.process.link import Link, LinkClosedError
 from bascule.process.log import Log
 from bascule.process.spawn import name_process
@@ -38,6 +38,8 @@ PATIENCE_MS = 20
 a timer that is the processor's next one is programmed anew for each wait."""
 QUIET_BEFORE_IMPORT_S = 0.25
 DRAIN_TIMEOUT_MS = 30_000
+LEAVING_MAX_S = 5.0
+"""How long a worker without a keeper that is to leave may take to empty its queues."""
 
 
 class Worker:
@@ -288,8 +290,8 @@ class Worker:
         elif not self.leaving_until_s and not self.draining_until_s:
             self.log.info("draining without a keeper", drain_timeout_s=self.drain_timeout_ms / 1000)
             for descriptor in self.slots.values():
-                listeners.stop_handshakes(descriptor)
-            self.leaving_until_s = time.monotonic() + listeners.EMPTYING_MAX_S
+                socket_filters.stop_handshakes(descriptor)
+            self.leaving_until_s = time.monotonic() + LEAVING_MAX_S
 
     def _leave_when_empty(self, now_s: float) -> None:
         queued = any(listeners.queue_length(descriptor) for descriptor in self.slots.values())
