@@ -215,6 +215,10 @@ class Listener:
         self.owners = []
         self.kept = self.lendable = 0
 
+    def leave_file(self) -> None:
+        """Let a socket file stay where it is: the socket outlives this listener."""
+        self._file = None
+
     def _unlink(self) -> None:
         """Remove the socket file, unless somebody has put another one there since, or it was systemd's from the
         start."""

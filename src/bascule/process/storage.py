@@ -11,10 +11,11 @@ import os
 import time
 
 from bascule.process import addresses, listeners
+from bascule.process.systemd import Question
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from bascule.process.listeners import Listener
     from bascule.process.log import Log
@@ -25,6 +26,9 @@ PREFIX = "slot."
 NAMES_BYTES_MAX = 96 * 1024
 """All names together. The next keeper gets them in one variable of its environment, which the kernel bounds to 128 KiB:
 with a longer one it could not be started."""
+
+RESTART = "restart"
+"""The type of the manager's job while it stops a service in order to start it again."""
 
 SETTLED_MAX_S = 5.0
 _AGAIN_S = 0.02
@@ -78,6 +82,20 @@ class Storage:
             os.close(descriptor)
             self._remove(name)
         self._found.clear()
+
+    # ---- the end of this keeper
+
+    def if_restarted(self, answered: Callable[[bool], None]) -> None:
+        """Tell whether the manager will start a next keeper at once and give it the sockets."""
+        if self._kept:
+            Question(self._poller, lambda job: answered(job == RESTART))
+        else:
+            answered(False)
+
+    def holds(self, listener: Listener) -> bool:
+        """Whether every socket of a listener outlives this keeper."""
+        own = listener.slot_numbers()[listener.inherited :]
+        return all(f"{PREFIX}{number}.{listener.id}" in self._kept for number in own)
 
     # ---- what there is
 
