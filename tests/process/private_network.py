@@ -24,8 +24,7 @@ def run(module: str, directory: Path, deadline_s: float = 120.0) -> Any:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
         [*unshare, sys.executable, "-c", code, str(directory)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         env=environment,
         timeout=deadline_s,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bascule.process import socket_filters as filters
+from bascule.process import steering
 from bascule.process.leaving import LOOK_S, Leaving
 from bascule.process.listeners import Listener, open_listener
 from bascule.process.log import Log
@@ -150,9 +150,7 @@ def test_who_comes_in_after_the_proof_is_accepted_after_all(scene: Scene) -> Non
     scene.lender.returning = False
     scene.leave(2)
     until(lambda: scene.poller.turn() or scene.lender.asked, "the slots to be taken back")  # type: ignore[func-returns-value]
-    for descriptor in scene.listener.descriptors:
-        filters.allow_handshakes(descriptor)
-    filters.stop_steering(scene.listener.descriptors[0])
+    steering.stop_steering(scene.listener.descriptors[0])
     scene.connect(60)
     scene.lender.returning = True
     until(lambda: scene.poller.turn() or scene.lender.lent_again, "the slots to be lent again")  # type: ignore[func-returns-value]

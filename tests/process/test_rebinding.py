@@ -20,3 +20,5 @@ def test_clients_notice_nothing_of_listeners_that_change(tmp_path: Path) -> None
     assert {
         name: seen["stays"][name] for name in ("OutRsts", "TCPSynRetrans", "AttemptFails") if name in seen["stays"]
     } == {}
+    # Where something is, resets answer those alone who come in between.
+    assert seen["goes"].get("OutRsts", 0) == seen["goes"].get("AttemptFails", 0)

@@ -3,8 +3,8 @@
     TURNED_AWAY --proven empty--> RETURNING --no worker has one--> FORGETTING --the manager has none--> over
          ^------somebody waits after all------'
 
-Turned away: new connections are steered to the slots that stay, or dropped where none stays (the client repeats its SYN a
-second later, and is then refused); the workers go on accepting what waits. All of this goes on beside everything else.
+Turned away: new connections are steered to the slots that stay, or refused where none stays; the workers go on accepting
+what waits. All of this goes on beside everything else.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Leaving:
 
     def begin(self, done: Callable[[Leaving], None], patience_s: float = math.inf) -> bool:
         """Turn new connections away, and call `done` at the end, after `patience_s` at the latest. False, and nothing
-        begun, when they cannot be steered."""
+        begun, when they cannot be steered from some slots of a listener to others."""
         self._done = done
         self._deadline_s = time.monotonic() + patience_s
-        if not self._turn_away():
+        if not self._turn_away() and not self.listener.closing:
             return False
         self._timer = self._poller.call_later(LOOK_S, self._look)
         return True
@@ -100,8 +100,6 @@ class Leaving:
         return self._emptying.proven()
 
     def _give_back(self) -> None:
-        if self.listener.heir is None:
-            self.listener.bar()
         self.listener.give_back()
         self._crew.take_back(self.listener)
         self._state = RETURNING

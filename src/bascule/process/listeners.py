@@ -8,8 +8,7 @@ import os
 import select
 import stat
 
-from bascule.process import addresses
-from bascule.process import socket_filters as filters
+from bascule.process import addresses, steering
 from bascule.process.slots import assign, hold
 
 TYPE_CHECKING = False
@@ -42,12 +41,12 @@ class Listener:
     """One configured address and its slots.
 
     Owner: the keeper. `descriptors` and `owners` run in parallel; the place of a slot in them is its place in the
-    kernel's group (socket_filters.py), because the list grows and shrinks at its end alone. The slot at place i has the
+    kernel's group (steering.py), because the list grows and shrinks at its end alone. The slot at place i has the
     number `first_slot + i`, unique among all slots that a listener id has at a time, so that a re-bound listener can
     overlap with its predecessor in one worker. A Unix listener has one slot, lent to every worker: the kernel has no
     SO_REUSEPORT for stream sockets there.
 
-    States: OPEN -> CLOSING -> closed, and back to OPEN by an heir only (`bequeath`): another object on the same sockets.
+    States: OPEN -> CLOSING -> closed.
 
     Places, from 0: [kept: in use) [lendable: leaving, still accepted from) [len: leaving, given back by the workers).
     """
@@ -117,16 +116,16 @@ class Listener:
         """Return the owner of each slot, given those of now: as `slots.assign` says for the slots in use. Slots that leave are
         held by who has them, and go to the next when that one dies: somebody has to empty their queues."""
         owners = self.owners if owners is None else owners
+        used = min(self.kept, self.lendable)
         return [
-            *assign(owners[: self.kept], workers),
-            *hold(owners[self.kept : self.lendable], workers),
+            *assign(owners[:used], workers),
+            *hold(owners[used : self.lendable], workers),
             *[None] * (len(self.descriptors) - self.lendable),
         ]
 
     def bequeath(self, listener_id: str, address: str, first_slot: int) -> Listener:
-        """Return a listener on the same sockets, all of them open: this one was renamed, or is wanted again while it
-        closes. This one is to be closed, or the heir to be given up with `disinherit`. `address` is the same, perhaps
-        written otherwise."""
+        """Return a listener on the same sockets, all of them in use: this one was renamed. It is to be closed, or the
+        heir to be given up with `disinherit`. `address` is the same, perhaps written otherwise."""
         heir = Listener(
             listener_id,
             address,
@@ -161,23 +160,21 @@ class Listener:
 
     def turn_away(self, kept: int) -> bool:
         """Let no new connection into the queues of the slots from place `kept` on; those in them stay. New ones go to
-        the slots before, 0: to nobody, which is best effort. False when they cannot be steered."""
+        the slots before, or are refused when there are none. False when they cannot be steered."""
         if self.path:
             self._unlink()
         elif not kept:
-            for descriptor in self.descriptors[self.inherited :]:
-                filters.stop_handshakes(descriptor)
-        elif not filters.steer(self.descriptors[0], kept):
+            for descriptor in self.descriptors:
+                steering.refuse(descriptor)
+        elif kept < len(self.descriptors) and not (self.ordered and steering.steer(self.descriptors[0], kept)):
             return False
         self.kept = kept
         return True
 
     def keep_all(self) -> None:
-        """Undo `turn_away`."""
+        """Undo `turn_away`, unless nothing was to be kept."""
         if not self.path:
-            filters.stop_steering(self.descriptors[0])
-            for descriptor in self.descriptors:
-                filters.allow_handshakes(descriptor)
+            steering.stop_steering(self.descriptors[0])
         self.kept = self.lendable = len(self.descriptors)
 
     def queued(self, first: int = 0) -> int:
@@ -187,14 +184,9 @@ class Listener:
         return sum(queue_length(descriptor) for descriptor in self.descriptors[max(self.inherited, first) :])
 
     def give_back(self) -> None:
-        """Have nobody hold the slots that leave."""
-        self.lendable = self.kept
-        self.owners[self.kept :] = [None] * (len(self.descriptors) - self.kept)
-
-    def bar(self) -> None:
-        """Drop SYNs to the slots that leave. Steered away, they get none; but a close resets what a drop delays."""
-        for descriptor in self.descriptors[self.kept :]:
-            filters.stop_handshakes(descriptor)
+        """Have nobody hold the slots that leave, nor any slot of a listener that closes."""
+        self.lendable = 0 if self.closing else self.kept
+        self.owners[self.lendable :] = [None] * (len(self.descriptors) - self.lendable)
 
     def shrink(self) -> None:
         """Close the slots that leave, the last first, so that the others keep their places in the group; then let the
@@ -202,14 +194,16 @@ class Listener:
         while len(self.descriptors) > self.kept:
             os.close(self.descriptors.pop())
         del self.owners[self.kept :]
-        filters.stop_steering(self.descriptors[0])
+        steering.stop_steering(self.descriptors[0])
 
     def close(self) -> None:
         """Close the keeper's copies. A queue that is still held by a worker lives on; shutdown() would reset it for
         all."""
         if self.path:
             self._unlink()
-        for descriptor in self.descriptors:
+        elif self.inherited:
+            steering.stop_steering(self.descriptors[0])
+        for descriptor in reversed(self.descriptors):
             os.close(descriptor)
         self.descriptors = []
         self.owners = []
@@ -266,6 +260,8 @@ def adopt_listener(listener_id: str, address: str, descriptors: list[int], first
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
         os.set_blocking(descriptor, False)
+        if not path:
+            steering.take_handshakes(descriptor)  # of a worker that left without its keeper
     listener = Listener(listener_id, address, descriptors, first_slot, path=path)
     listener.keep_all()
     return listener
@@ -440,7 +436,7 @@ def _allow_siblings(descriptor: int) -> None:
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
     finally:
         sock.close()
-    filters.allow_handshakes(descriptor)  # of a worker that left without its keeper
+    steering.take_handshakes(descriptor)  # of a worker that left without its keeper
 
 
 _REMEDIES = {

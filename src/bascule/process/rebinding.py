@@ -92,7 +92,7 @@ class Rebinding:
     def unbind(self, unwanted: list[dict[str, Any]]) -> None:
         """Close listeners without losing a connection in their queues, beside everything else; `on_closed` tells of each.
 
-        No new connection gets in, the workers go on accepting until the queues are proven empty, then give the slots
+        New connections are refused, the workers go on accepting until the queues are proven empty, then give the slots
         back, then the keeper closes its copies. What is still queued after EMPTYING_MAX_S is lost.
         """
         keys = [(entry["id"], entry["address"]) for entry in unwanted]
@@ -207,7 +207,9 @@ class Rebinding:
         if shrinking is not None:
             shrinking.stop()
         listener.closing = True
-        leaving = self._leaving[listener] = Leaving(listener, 0, self._crew, self._poller, self._storage)
+        # What the service manager listens on goes on accepting: its clients wait for a listener to come.
+        leaving = Leaving(listener, listener.inherited, self._crew, self._poller, self._storage)
+        self._leaving[listener] = leaving
         leaving.begin(done, EMPTYING_MAX_S if self._crew.workers else 0.0)
         self._crew.rebalance()  # a queue whose worker is dead has to be emptied by another
 
@@ -244,17 +246,19 @@ class Rebinding:
     def _open(self, listener_id: str, address: str) -> Listener:
         first = self._next_slot.get(listener_id, 0)
         known = [*self._crew.listeners.values(), *self._leaving]
-        same = next((one for one in known if one.heir is None and same_address(one.address, address)), None)
-        if same is not None and not (same.closing and same.path):  # its socket file is gone
-            listener = same.bequeath(listener_id, address, first)
-            if same in self._leaving and not same.closing:
-                self._leaving.pop(same).stop()
+        ours = [one for one in known if same_address(one.address, address)]
+        same = next((one for one in ours if one.heir is None and not one.closing), None)
+        if same is None:
+            listener = self._bind(listener_id, address, first, ours)
         else:
-            listener = self._bind(listener_id, address, first)
+            if same in self._leaving:
+                self._leaving.pop(same).stop()
+            listener = same.bequeath(listener_id, address, first)
         self._reserve(listener)
         return listener
 
-    def _bind(self, listener_id: str, address: str, first: int) -> Listener:
+    def _bind(self, listener_id: str, address: str, first: int, closing: list[Listener]) -> Listener:
+        """Bind an address, which listeners of ours may have that are closing: those refuse connections."""
         stored = self._storage.take(listener_id, address, first)
         if stored is not None:
             return adopt_listener(listener_id, address, stored[1], stored[0])
@@ -270,8 +274,8 @@ class Rebinding:
             first_slot=first,
             # systemd's sockets stay open here, so that a listener can be removed and come back
             inherited=[os.dup(descriptor) for descriptor in matching],
-            exclusive=self.exclusive,
-            ordered=self.exclusive,
+            exclusive=self.exclusive and not closing,
+            ordered=self.exclusive and not any(listener.inherited for listener in closing),
         )
 
     def _reserve(self, listener: Listener) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 
-from bascule.process import addresses, listeners
+from bascule.process import addresses, listeners, steering
 from bascule.process.systemd import Question
 
 TYPE_CHECKING = False
@@ -64,7 +64,8 @@ class Storage:
             for name, descriptor in self._found.items()
             if (parsed := _parsed(name)) and listeners.same_address(listeners.local_address(descriptor), address)
         )
-        if not mine or _without_file(address):
+        # Of a keeper that was killed while it closed them, or removed the file when it ended, nothing can be used.
+        if not mine or _without_file(address) or any(steering.refuses(self._found[name]) for _, _, name in mine):
             return None
         descriptors = [self._found.pop(name) for _, _, name in mine]
         numbers = [number for number, _, _ in mine]

@@ -17,7 +17,7 @@ import select
 import sys
 import time
 
-from bascule.process import access_log, listeners, socket_filters
+from bascule.process import access_log, listeners, steering
 from bascule.process.link import Link, LinkClosedError
 from bascule.process.log import Log
 from bascule.process.spawn import name_process
@@ -290,7 +290,7 @@ class Worker:
         elif not self.leaving_until_s and not self.draining_until_s:
             self.log.info("draining without a keeper", drain_timeout_s=self.drain_timeout_ms / 1000)
             for descriptor in self.slots.values():
-                socket_filters.stop_handshakes(descriptor)
+                steering.drop_handshakes(descriptor)
             self.leaving_until_s = time.monotonic() + LEAVING_MAX_S
 
     def _leave_when_empty(self, now_s: float) -> None:

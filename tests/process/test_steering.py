@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bascule.process import socket_filters as filters
+from bascule.process import steering
 from bascule.process.half_open import half_open
 from bascule.process.listeners import Listener, open_listener, queue_length
 from kit.waiting import free_port, until
@@ -57,7 +57,7 @@ def test_a_group_that_shrinks_and_grows_at_its_end_stays_in_order(group: Listene
         else:
             group.grow(count)
         for place in range(1, count):
-            filters.steer(group.descriptors[0], place)
+            steering.steer(group.descriptors[0], place)
             got = places(group, 30)
             assert got[place:] == [0] * (count - place), (count, place)
         group.keep_all()
@@ -67,7 +67,6 @@ def test_a_group_that_shrinks_and_grows_at_its_end_stays_in_order(group: Listene
 def test_slots_that_are_kept_after_all_get_connections_again(group: Listener) -> None:
     group.turn_away(2)
     group.give_back()
-    group.bar()
     group.keep_all()
     assert group.lendable_numbers() == group.slot_numbers()
     assert min(places(group, 60 * SLOTS)) > 20
@@ -89,11 +88,46 @@ def test_a_group_of_ipv6_is_steered_too() -> None:
     listener.close()
 
 
-def test_who_shakes_hands_is_listed_by_address(group: Listener) -> None:
-    """With TCP_DEFER_ACCEPT a connection stays half-open until its first byte, however long that takes."""
+def test_a_socket_that_refuses_goes_on_with_what_it_has(group: Listener) -> None:
+    """Unprivileged too; and another group can be made on the same address meanwhile."""
+    defer(group, 30)
+    shaking = [connect(group) for _ in range(20)]
+    defer(group, 0)
+    queued = [connect(group) for _ in range(20)]
+    for descriptor in group.descriptors:
+        assert not steering.refuses(descriptor)
+        steering.refuse(descriptor)
+        assert steering.refuses(descriptor)
+    with pytest.raises(ConnectionRefusedError):
+        connect(group)
+    for client in shaking:
+        client.sendall(b"x")
+    until(lambda: group.queued() == 40, "the end of the handshakes")
+    other = open_listener("www", group.address, 3, exclusive=False)
+    assert min(places(other, 180)) > 20
+    assert group.queued() == 40
+    accepted = []
     for descriptor in group.descriptors:
         with socket.socket(fileno=os.dup(descriptor)) as slot:
-            slot.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 30)
+            accepted += [slot.accept()[0] for _ in range(queue_length(descriptor))]
+    for connection in accepted:
+        connection.sendall(b"served")
+    assert [client.recv(100) for client in (*shaking, *queued)] == [b"served"] * 40
+    for sock in (*accepted, *shaking, *queued):
+        sock.close()
+    other.close()
+
+
+def defer(listener: Listener, wait_s: int) -> None:
+    """Have handshakes take until the client's first byte, or no longer."""
+    for descriptor in listener.descriptors:
+        with socket.socket(fileno=os.dup(descriptor)) as slot:
+            slot.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, wait_s)
+
+
+def test_who_shakes_hands_is_listed_by_address(group: Listener) -> None:
+    """With TCP_DEFER_ACCEPT a connection stays half-open until its first byte, however long that takes."""
+    defer(group, 30)
     port = int(group.address.rpartition(":")[2])
     with connect(group) as client, connect(group):
         both = until(lambda: half_open(group.address), "half-open connections")

@@ -1,11 +1,14 @@
-"""Classic BPF on listening sockets: let no new connection in, or steer new connections to some sockets of a group.
+"""Which listening socket gets a new connection: some of a SO_REUSEPORT group, or none at all.
 
-The sockets of one address form a SO_REUSEPORT group, an array in the kernel (net/core/sock_reuseport.c). A socket that
-begins to listen is put at its end; when one is closed, the last takes its place. A group that only ever shrinks at its
-end is therefore in the order in which its sockets began to listen. A program of the group, run for each SYN, returns the
-place of the socket that is to have it.
+The sockets of one address form a group, an array in the kernel (net/core/sock_reuseport.c). A socket that begins to
+listen is put at its end; when one is closed, the last takes its place. A group that only ever shrinks at its end is
+therefore in the order in which its sockets began to listen. A program of the group (classic BPF), run for each SYN,
+returns the place of the socket that is to have it.
 
-Neither needs a privilege, and both end with the group: nothing is left behind in the kernel.
+A socket that is bound to an interface which does not exist is found by no SYN: who connects is refused, as if it were
+closed. Handshakes that have begun belong to it by their addresses and go on.
+
+Nothing here needs a privilege, unlike a socket filter, which newer kernels refuse to unprivileged users (6.18: EPERM).
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ _SO_ATTACH_FILTER = 26
 _SO_DETACH_FILTER = 27
 _SO_ATTACH_REUSEPORT_CBPF = 51
 _SO_DETACH_REUSEPORT_BPF = 68
+_SO_BINDTOIFINDEX = 62
+_NO_INTERFACE = 0x7FFFFFFF
 _RANDOM = 0xFFFFF000 + 56  # SKF_AD_OFF + SKF_AD_RANDOM, linux/filter.h
 
 # struct sock_filter {code, jt, jf, k}, over the TCP header: drop a segment whose flags say SYN and not ACK. New
@@ -38,17 +43,26 @@ _DROP_SYN = (
 )
 
 
-def stop_handshakes(descriptor: int) -> None:
-    """Drop new SYNs to a listening TCP socket, for every process that holds it; handshakes under way end normally.
+def refuse(descriptor: int) -> None:
+    """Have a listening TCP socket get no new connection; handshakes under way end normally. There is no way back: only
+    a privileged process may bind a socket to another interface. One with siblings that do not refuse still gets its
+    share from their group."""
+    sock = _socket.socket(fileno=os.dup(descriptor))
+    try:
+        sock.setsockopt(_socket.SOL_SOCKET, _SO_BINDTOIFINDEX, _NO_INTERFACE)
+    finally:
+        sock.close()
 
-    Best effort: without it a close may reset some.
-    """
-    _attach(descriptor, _SO_ATTACH_FILTER, _DROP_SYN)
 
-
-def allow_handshakes(descriptor: int) -> None:
-    """Undo `stop_handshakes`. Harmless when there is nothing to undo."""
-    _detach(descriptor, _SO_DETACH_FILTER)
+def refuses(descriptor: int) -> bool:
+    """Whether `refuse` was called for a socket."""
+    sock = _socket.socket(fileno=os.dup(descriptor))
+    try:
+        return sock.getsockopt(_socket.SOL_SOCKET, _SO_BINDTOIFINDEX) == _NO_INTERFACE
+    except OSError:
+        return False
+    finally:
+        sock.close()
 
 
 def steer(descriptor: int, places: int) -> bool:
@@ -68,6 +82,19 @@ def steer(descriptor: int, places: int) -> bool:
 def stop_steering(descriptor: int) -> None:
     """Let the kernel spread the connections of a socket's group over all of it again. Harmless when it does."""
     _detach(descriptor, _SO_DETACH_REUSEPORT_BPF)
+
+
+def drop_handshakes(descriptor: int) -> None:
+    """Drop the SYNs that a listening TCP socket gets, whoever its siblings are; handshakes under way end normally.
+
+    For a process that does not know its place in the group. Best effort: it needs a privilege on newer kernels.
+    """
+    _attach(descriptor, _SO_ATTACH_FILTER, _DROP_SYN)
+
+
+def take_handshakes(descriptor: int) -> None:
+    """Undo `drop_handshakes`. Harmless when there is nothing to undo."""
+    _detach(descriptor, _SO_DETACH_FILTER)
 
 
 def _attach(descriptor: int, option: int, instructions: Sequence[Instruction]) -> bool:
