@@ -50,7 +50,7 @@ class Keeper:
         self._crew.apply_settings(options["drain_timeout_ms"] or DRAIN_TIMEOUT_MS, options["access_log"] or "off")
         self._crew.on_change = self._changed
         inherited = systemd.inherited_sockets()
-        storage = Storage(self._notifier, self._poller, log, inherited)
+        storage = Storage(self._notifier, self._poller, log, inherited, state.path)
         self._rebinding = Rebinding(self._crew, self._poller, log, inherited, storage)
         self._rebinding.on_closed = self._listener_closed
         self._orphans = Orphans(state.read(PROCESSES_FILE), log)

@@ -104,11 +104,8 @@ class Rebinding:
     def close_all(self, done: Callable[[], None]) -> None:
         """Close every listener as `unbind` does, then call `done`. Where the service manager holds the sockets for a
         keeper that follows at once, their queues are left to it."""
-        self._storage.if_restarted(lambda restarted: self._close_all(done, keep=restarted))
-
-    def _close_all(self, done: Callable[[], None], *, keep: bool) -> None:
         remaining = {listener for listener in self._crew.listeners.values() if not listener.closing}
-        for listener in list(remaining) if keep else ():
+        for listener in list(remaining) if self._storage.restarting() else ():
             if self._storage.holds(listener):
                 self._log.info("its clients wait for the restart", listener=listener.id, address=listener.address)
                 listener.leave_file()

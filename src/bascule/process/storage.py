@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 import time
 
-from bascule.process import addresses, listeners, steering
-from bascule.process.systemd import Question
+from bascule.process import addresses, listeners, steering, systemd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from bascule.process.listeners import Listener
     from bascule.process.log import Log
@@ -37,11 +36,15 @@ _AGAIN_S = 0.02
 class Storage:
     """What the manager holds for this keeper. Without a manager, or where its store is closed, all of it does nothing."""
 
-    def __init__(self, notifier: Notifier, poller: Poller, log: Log, inherited: Mapping[int, str]) -> None:
-        """`inherited` are the descriptors the manager gave us, and their names: those of other names are left alone."""
+    def __init__(
+        self, notifier: Notifier, poller: Poller, log: Log, inherited: Mapping[int, str], directory: str = ""
+    ) -> None:
+        """`inherited` are the descriptors the manager gave us, and their names: those of other names are left alone.
+        `directory` is that of the state."""
         self._notifier = notifier
         self._poller = poller
         self._log = log
+        self._directory = directory
         places = os.environ.pop("FDSTORE", "")  # systemd 254 says how many; with older ones the unit has to
         self._places = int(places) if places.isdigit() and notifier.listens else 0
         self._found = {name: descriptor for descriptor, name in inherited.items() if _parsed(name)}
@@ -86,12 +89,9 @@ class Storage:
 
     # ---- the end of this keeper
 
-    def if_restarted(self, answered: Callable[[bool], None]) -> None:
-        """Tell whether the manager will start a next keeper at once and give it the sockets."""
-        if self._kept:
-            Question(self._poller, lambda job: answered(job == RESTART))
-        else:
-            answered(False)
+    def restarting(self) -> bool:
+        """Tell, of a keeper that was sent TERM, whether the manager will start a next one and give it the sockets."""
+        return bool(self._kept) and systemd.job_under_way(self._directory) == RESTART
 
     def holds(self, listener: Listener) -> bool:
         """Whether every socket of a listener outlives this keeper."""

@@ -6,17 +6,13 @@ import _socket
 import errno
 import os
 import struct
-import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from bascule.process.poller import Poller
+    from collections.abc import Sequence
 
 LISTEN_FDS_START = 3
-PATIENCE_S = 1.0
-LOOK_S = 0.01
+JOB_FILE = "job"
 
 
 class Notifier:
@@ -66,75 +62,18 @@ class Notifier:
         self.send("WATCHDOG=1")
 
 
-class Question:
-    """What the service manager has in mind with the unit of this process: the type of its job, "restart" or "stop".
+def job_under_way(directory: str) -> str:
+    """Return what the service manager does with this service: "restart" or "stop"; empty when nobody has told.
 
-    sd_notify(3) knows no answer, so `systemctl` is asked, which speaks D-Bus for us. Empty when it cannot say: there is no
-    systemctl, no bus, no unit, or it takes its time.
+    sd_notify(3) cannot be asked, and a service of another user than root may not ask D-Bus. The unit does, in ExecStop=,
+    which runs before TERM is sent, and leaves the answer in a file: a line "JOB UNIT TYPE STATE" of `systemctl list-jobs`.
     """
-
-    def __init__(self, poller: Poller, answered: Callable[[str], None]) -> None:
-        """Ask; `answered` is called once, after PATIENCE_S at the latest."""
-        self._poller = poller
-        self._answered = answered
-        self._unit = _own_unit()
-        self._read = -1
-        self._text = b""
-        self._until_s = time.monotonic() + PATIENCE_S
-        if self._unit:
-            self._read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                self._ask(write)
-            except OSError:
-                self._until_s = 0.0
-            finally:
-                os.close(write)
-        poller.call_later(0.0, self._look)
-
-    def _ask(self, write: int) -> None:
-        os.posix_spawnp(
-            "systemctl",
-            ["systemctl", "--no-pager", "--no-legend", "--plain", "list-jobs", self._unit],
-            {**os.environ, "LC_ALL": "C"},
-            file_actions=[(os.POSIX_SPAWN_DUP2, write, 1)],
-            setsigmask=(),
-        )
-
-    def _look(self) -> None:
-        if self._read >= 0 and time.monotonic() < self._until_s:
-            try:
-                data = os.read(self._read, 4096)
-            except BlockingIOError:
-                data = b""
-                more = True
-            else:
-                more = bool(data)
-            self._text += data
-            if more:
-                self._poller.call_later(LOOK_S, self._look)
-                return
-        if self._read >= 0:
-            os.close(self._read)
-        self._answered(self._job())
-
-    def _job(self) -> str:
-        """Of a line "JOB UNIT TYPE STATE"."""
-        for line in self._text.decode("utf-8", "replace").splitlines():
-            fields = line.split()
-            if len(fields) >= 4 and fields[1] == self._unit:
-                return fields[2]
-        return ""
-
-
-def _own_unit() -> str:
-    """Return the unit that this process runs in, by its cgroup; empty when it is no service."""
     try:
-        with open("/proc/self/cgroup", encoding="ascii", errors="replace") as file:
-            paths = [line.rstrip("\n").rpartition(":")[2] for line in file]
+        with open(os.path.join(directory, JOB_FILE), encoding="ascii", errors="replace") as file:
+            fields = file.readline(1000).split()
     except OSError:
         return ""
-    units = [part for path in paths for part in path.split("/") if part.endswith(".service")]
-    return units[-1] if units else ""
+    return fields[2] if len(fields) >= 3 else ""
 
 
 def inherited_sockets() -> dict[int, str]:
