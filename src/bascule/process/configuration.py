@@ -157,6 +157,7 @@ def process_settings(settings: Settings) -> dict[str, Any]:
         "access_log": settings.access_log,
         "worker_memory_bytes": size_bytes(settings.worker_memory),
         "slots": settings.slots,
+        "upgrade_probation_ms": duration_ms(settings.upgrade_probation),
     }
 
 

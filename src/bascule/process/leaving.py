@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bascule.process.crew import Crew
+    from bascule.process.lending import Lending
     from bascule.process.listeners import Listener
     from bascule.process.poller import Poller, Timer
     from bascule.process.storage import Storage
@@ -30,11 +30,11 @@ LOOK_S = 0.02
 class Leaving:
     """The slots of one listener from place `kept` on, on their way. Whoever made it closes them at the end."""
 
-    def __init__(self, listener: Listener, kept: int, crew: Crew, poller: Poller, storage: Storage) -> None:
+    def __init__(self, listener: Listener, kept: int, lending: Lending, poller: Poller, storage: Storage) -> None:
         """See the class. Nothing has happened yet."""
         self.listener = listener
         self.kept = kept
-        self._crew = crew
+        self._lending = lending
         self._poller = poller
         self._storage = storage
         self._state = TURNED_AWAY
@@ -81,7 +81,7 @@ class Leaving:
         late = time.monotonic() >= self._deadline_s
         if self._state == TURNED_AWAY and (late or self._may_be_given_back()):
             self._give_back()
-        if self._state == RETURNING and (late or not self._crew.holders(self.listener)):
+        if self._state == RETURNING and (late or not self._lending.holders(self.listener)):
             if self.lost() and not late:
                 self._accept_again()
             else:
@@ -96,12 +96,12 @@ class Leaving:
     def _may_be_given_back(self) -> bool:
         heir = self.listener.heir
         if heir is not None:
-            return heir.closing or self._crew.held(heir)
+            return heir.closing or self._lending.held(heir)
         return self._emptying.proven()
 
     def _give_back(self) -> None:
         self.listener.give_back()
-        self._crew.take_back(self.listener)
+        self._lending.take_back(self.listener)
         self._state = RETURNING
 
     def _accept_again(self) -> None:
@@ -110,4 +110,4 @@ class Leaving:
         self.listener.lendable = len(self.listener.descriptors)
         self._emptying = Emptying(self.listener, self.kept)
         self._state = TURNED_AWAY
-        self._crew.rebalance()
+        self._lending.rebalance()

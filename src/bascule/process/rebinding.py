@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from bascule.process.crew import Crew
+    from bascule.process.lending import Lending
     from bascule.process.log import Log
     from bascule.process.poller import Poller
     from bascule.process.storage import Storage
@@ -31,11 +31,11 @@ EMPTYING_MAX_S = 5.0
 
 
 class Rebinding:
-    """Opens, changes and closes listeners for the crew."""
+    """Opens, changes and closes listeners that are lent out."""
 
-    def __init__(self, crew: Crew, poller: Poller, log: Log, inherited: Mapping[int, str], storage: Storage) -> None:
+    def __init__(self, lending: Lending, poller: Poller, log: Log, inherited: Mapping[int, str], storage: Storage) -> None:
         """`inherited` are the descriptors of socket activation and their names."""
-        self._crew = crew
+        self._lending = lending
         self._poller = poller
         self._log = log
         self._inherited = {descriptor: (local_address(descriptor), name) for descriptor, name in inherited.items()}
@@ -43,6 +43,7 @@ class Rebinding:
         self._next_slot: dict[str, int] = {}
         self._slots = 0
         self._leaving: dict[Listener, Leaving] = {}
+        lending.leaving = self._leaving
         self._immovable: set[Listener] = set()
         self.exclusive = True
         """Refuse addresses somebody else listens on; False while workers of a killed predecessor still do."""
@@ -59,7 +60,7 @@ class Rebinding:
         problems = []
         for entry in wanted:
             key = (entry["id"], entry["address"])
-            known = self._crew.listeners.get(key)
+            known = self._lending.listeners.get(key)
             if known is not None and not known.closing:
                 continue
             try:
@@ -72,21 +73,21 @@ class Rebinding:
                 self._abandon(listener)
             return problems
         for listener in opened:
-            self._crew.listeners[listener.id, listener.address] = listener
+            self._lending.listeners[listener.id, listener.address] = listener
             self._log.info("listening", listener=listener.id, address=listener.address, slots=len(listener.descriptors))
         return []
 
     def listen(self, wanted: list[dict[str, Any]]) -> None:
         """Lend out the slots of these listeners; the others that are open stay as they are."""
         keys = [(entry["id"], entry["address"]) for entry in wanted]
-        self._crew.listening.update(keys)
-        self._crew.rebalance()
-        for before in (*self._crew.listeners.values(), *self._leaving):
+        self._lending.listening.update(keys)
+        self._lending.rebalance()
+        for before in (*self._lending.listeners.values(), *self._leaving):
             if before.heir is not None:
                 self._storage.forget(before)  # the same sockets come under another name
         self._storage.close_unclaimed()
         for key in keys:
-            self._storage.keep(self._crew.listeners[key])
+            self._storage.keep(self._lending.listeners[key])
         self.fit()
 
     def unbind(self, unwanted: list[dict[str, Any]]) -> None:
@@ -97,14 +98,14 @@ class Rebinding:
         """
         keys = [(entry["id"], entry["address"]) for entry in unwanted]
         for key in keys:
-            listener = self._crew.listeners.get(key)
+            listener = self._lending.listeners.get(key)
             if listener is not None and not listener.closing:
                 self._close(listener, self._closed)
 
     def close_all(self, done: Callable[[], None]) -> None:
         """Close every listener as `unbind` does, then call `done`. Where the service manager holds the sockets for a
         keeper that follows at once, their queues are left to it."""
-        remaining = {listener for listener in self._crew.listeners.values() if not listener.closing}
+        remaining = {listener for listener in self._lending.listeners.values() if not listener.closing}
         for listener in list(remaining) if self._storage.restarting() else ():
             if self._storage.holds(listener):
                 self._log.info("its clients wait for the restart", listener=listener.id, address=listener.address)
@@ -124,10 +125,10 @@ class Rebinding:
 
     def forget_unused(self) -> None:
         """Close what a master had bound but died before using: nobody would accept there."""
-        for key, listener in list(self._crew.listeners.items()):
-            if key not in self._crew.listening and not listener.closing:
+        for key, listener in list(self._lending.listeners.items()):
+            if key not in self._lending.listening and not listener.closing:
                 self._abandon(listener)
-                del self._crew.listeners[key]
+                del self._lending.listeners[key]
 
     # ---- the number of slots
 
@@ -139,10 +140,10 @@ class Rebinding:
     def fit(self) -> None:
         """Give every listener in use the number of slots that settings and workers ask for. One that is to have more has
         them at once; slots that are too many leave when their queues are empty."""
-        for key in sorted(self._crew.listening):
-            listener = self._crew.listeners[key]
+        for key in sorted(self._lending.listening):
+            listener = self._lending.listeners[key]
             if not (listener.closing or listener.shared or listener.heir is not None):
-                wanted = max(slots.slot_count(self._crew.target, self._slots), listener.inherited)
+                wanted = max(slots.slot_count(self._lending.target, self._slots), listener.inherited)
                 if wanted != listener.kept:
                     self._fit(listener, wanted)
 
@@ -156,7 +157,7 @@ class Rebinding:
             self._grow(listener, wanted)
         elif wanted < len(listener.descriptors):
             self._shrink(listener, wanted)
-        self._crew.rebalance()
+        self._lending.rebalance()
 
     def _grow(self, listener: Listener, wanted: int) -> None:
         try:
@@ -185,7 +186,7 @@ class Rebinding:
                     slots=len(listener.descriptors),
                 )
             return
-        leaving = Leaving(listener, wanted, self._crew, self._poller, self._storage)
+        leaving = Leaving(listener, wanted, self._lending, self._poller, self._storage)
         if leaving.begin(self._shrunk):
             self._leaving[listener] = leaving
 
@@ -205,10 +206,10 @@ class Rebinding:
             shrinking.stop()
         listener.closing = True
         # What the service manager listens on goes on accepting: its clients wait for a listener to come.
-        leaving = Leaving(listener, listener.inherited, self._crew, self._poller, self._storage)
+        leaving = Leaving(listener, listener.inherited, self._lending, self._poller, self._storage)
         self._leaving[listener] = leaving
-        leaving.begin(done, EMPTYING_MAX_S if self._crew.workers else 0.0)
-        self._crew.rebalance()  # a queue whose worker is dead has to be emptied by another
+        leaving.begin(done, EMPTYING_MAX_S if self._lending.has_workers else 0.0)
+        self._lending.rebalance()  # a queue whose worker is dead has to be emptied by another
 
     def _closed(self, leaving: Leaving) -> None:
         listener, lost = leaving.listener, leaving.lost()
@@ -216,9 +217,9 @@ class Rebinding:
         self._immovable.discard(listener)
         key = (listener.id, listener.address)
         listener.close()
-        if self._crew.listeners.get(key) is listener:
-            del self._crew.listeners[key]
-            self._crew.listening.discard(key)
+        if self._lending.listeners.get(key) is listener:
+            del self._lending.listeners[key]
+            self._lending.listening.discard(key)
         self._log.info("listener closed", listener=listener.id, address=listener.address, connections_lost=lost)
         self.on_closed(listener, lost)
 
@@ -237,12 +238,12 @@ class Rebinding:
             self.fit()
 
     def _predecessor(self, listener: Listener) -> Listener | None:
-        known = [*self._crew.listeners.values(), *self._leaving]
+        known = [*self._lending.listeners.values(), *self._leaving]
         return next((other for other in known if other.heir is listener), None)
 
     def _open(self, listener_id: str, address: str) -> Listener:
         first = self._next_slot.get(listener_id, 0)
-        known = [*self._crew.listeners.values(), *self._leaving]
+        known = [*self._lending.listeners.values(), *self._leaving]
         ours = [one for one in known if same_address(one.address, address)]
         same = next((one for one in ours if one.heir is None and not one.closing), None)
         if same is None:
@@ -267,7 +268,7 @@ class Rebinding:
         return open_listener(
             listener_id,
             address,
-            slots.slot_count(self._crew.target, self._slots),
+            slots.slot_count(self._lending.target, self._slots),
             first_slot=first,
             # systemd's sockets stay open here, so that a listener can be removed and come back
             inherited=[os.dup(descriptor) for descriptor in matching],
