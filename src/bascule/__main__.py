@@ -7,7 +7,7 @@ def main() -> int:
     """Run the command in sys.argv and return its exit status."""
     argv = sys.argv[1:]
     if argv and argv[0] in ("run", "proxy") and not {"--help", "-h"} & set(argv):
-        from bascule.process.keeper import main as keeper
+        from bascule.process.entry import main as keeper
 
         return keeper(argv[0], argv[1:])
     if argv and argv[0] == "_program":

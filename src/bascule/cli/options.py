@@ -79,7 +79,7 @@ _COMMON = (
     Option(
         ("--slots",),
         "N",
-        "SO_REUSEPORT sockets per listener, fixed while it exists. Default: chosen from the CPUs.",
+        "SO_REUSEPORT sockets per listener. Default: the configuration's, or 24, and one per worker at least.",
         kind=NUMBER,
         default=0,
         most=SLOTS_MAX,

@@ -101,6 +101,8 @@ class Control:
         elif kind == "rest":
             self.master.standby = True
             self.end()
+        elif kind == "listener_closed":
+            self.broadcast.tell("closed", self.revision, {key: message[key] for key in ("id", "address", "lost")})
         elif self._answer is not None and not self._answer.done():
             self._answer.set_result(message)
 
@@ -143,15 +145,16 @@ class Control:
         problems: list[dict[str, str]] = answer["problems"] if answer["type"] == "bind_failed" else []
         return problems
 
-    async def unbind(self, wanted: list[dict[str, str]]) -> int:
-        """Have the keeper close the listeners that are no longer wanted; return how many connections that lost.
+    def unbind(self, wanted: list[dict[str, str]]) -> None:
+        """Have the keeper close the listeners that are no longer wanted.
 
-        Before the swap: the next snapshot no longer knows these listeners, and their queues still hold clients.
+        It takes its time, and nobody waits for it: a worker serves who waits in their queues by the snapshot it has, a
+        newer one too. Before the swap, so that a master that dies in between has not left them open.
         """
         removed = [entry for entry in self.master.listening if entry not in wanted]
-        lost = (await self.ask_keeper({"type": "unbind", "listeners": removed}))["lost"] if removed else 0
+        if removed:
+            self.tell_keeper({"type": "unbind", "listeners": removed})
         self.master.listening = wanted
-        return int(lost)
 
     def publish(self, sequence: int, images: Sequence[int]) -> None:
         """Send a snapshot to the keeper, for workers and masters to come, and then to all workers.

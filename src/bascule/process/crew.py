@@ -18,6 +18,7 @@ import time
 from bascule.process import link as links
 from bascule.process.backoff import Backoff
 from bascule.process.link import Link, LinkClosedError
+from bascule.process.member import RESTING, RETIRING, SERVING, STARTING, Worker
 from bascule.process.spawn import describe_exit
 
 TYPE_CHECKING = False
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from bascule.process.poller import Poller, Timer
     from bascule.process.program import Program
 
-STARTING, SERVING, RESTING, RETIRING = "starting", "serving", "resting", "retiring"
 SILENCE_MAX_S = 30.0
 """A worker that has not given its heartbeat (every five seconds) for this long hangs: its queues are starving. It is
 replaced."""
@@ -41,49 +41,6 @@ RECYCLE_AFTER_S = 0.1
 DEPARTED_MAX = 256
 NUMBERS_MAX = 64
 """Worker numbers of all generations together: each has a segment of its own in the shared regions."""
-
-
-class Worker:
-    """One worker process as the keeper knows it. `master_link` is the keeper's spare of the master's end, -1 of an
-    orphan."""
-
-    __slots__ = (
-        "account",
-        "beat_s",
-        "crew",
-        "failure",
-        "holding",
-        "link",
-        "master_link",
-        "number",
-        "pid",
-        "revision",
-        "started_s",
-        "state",
-    )
-
-    def __init__(self, crew: Crew, number: int, pid: int, link: Link, master_link: int) -> None:
-        """See the class."""
-        self.crew = crew
-        self.number = number
-        self.pid = pid
-        self.link = link
-        self.master_link = master_link
-        self.state = STARTING
-        self.started_s = self.beat_s = time.monotonic()
-        self.failure = ""
-        self.holding: set[tuple[str, int]] = set()
-        self.revision = 0
-        """Of the last snapshot that it took from the keeper."""
-        self.account: dict[str, int] = {}
-        """What it last said of the connections it gave away, took over, finished and cut."""
-
-    def tell(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-        """Send a message. One that is dead or dying hears nothing: its wait status tells the rest."""
-        try:
-            self.link.send(message, descriptors)
-        except LinkClosedError:
-            return
 
 
 class Crew:

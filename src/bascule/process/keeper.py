@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import os
-import resource
-import sys
 import time
 
 from bascule.cli import options as command_line
@@ -15,17 +13,18 @@ from bascule.process.control_socket import ControlSocket
 from bascule.process.generation import ACTIVE, LEAVING, Generation
 from bascule.process.lending import Lending
 from bascule.process.log import Log
+from bascule.process.log_file import reopen_logs
 from bascule.process.orphans import Orphan, Orphans, merged_listeners
 from bascule.process.poller import Poller
 from bascule.process.rebinding import Rebinding
-from bascule.process.renewal import Renewal
 from bascule.process.receipt import HISTORY_FILE, remember
-from bascule.process.state_directory import PROCESSES_FILE, StateDirectory, StateDirectoryError, default_path
+from bascule.process.renewal import Renewal
+from bascule.process.state_directory import PROCESSES_FILE, StateDirectory
+from bascule.process.storage import Storage
 from bascule.process.succession import (
     Document,
     describe_generation,
     describe_listener,
-    received,
     restore_generation,
     restore_listener,
     unblock,
@@ -38,11 +37,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bascule.process.crew import Crew
+    from bascule.process.listeners import Listener
     from bascule.process.program import Program
 
 DRAIN_TIMEOUT_MS = 30_000
 PROBATION_MS = 300_000
-LAST_QUIET_S = 0.1
 HEARTBEAT_S = 5.0
 
 
@@ -53,15 +52,22 @@ class Keeper:
     """
 
     def __init__(
-        self, options: dict[str, Any], words: Sequence[str], state: StateDirectory, log: Log
+        self,
+        options: dict[str, Any],
+        words: Sequence[str],
+        state: StateDirectory,
+        log: Log,
+        document: dict[str, Any] | None,
     ) -> None:
-        """`words` are the command line that `options` were read from, beginning with the command."""
+        """`words` are the command line that `options` were read from, beginning with the command; `document` is what this
+        process knew before an execve."""
+        self._document = document
         self._options = options
         self._words = list(words)
         self._state = state
         self._log = log
         self._poller = Poller()
-        self._notifier = systemd.Notifier()
+        self._notifier = systemd.Notifier(document["notifier"] if document is not None else None)
         self._lending = Lending()
         self._generations: list[Generation] = []
         self._generation_number = 0
@@ -71,8 +77,11 @@ class Keeper:
         self._upgrade = Upgrade(self, self._poller, log, self._lending)
         self._renewal = Renewal(self._poller, log, self._is_quiet, self._describe)
         self._upgrade_probation_ms = PROBATION_MS
-        self._rebinding = Rebinding(self._lending, self._poller, log, systemd.inherited_sockets())
-        self._orphans = Orphans(state.read(PROCESSES_FILE), log)
+        inherited = systemd.inherited_sockets()
+        storage = Storage(self._notifier, self._poller, log, inherited, state.path)
+        self._rebinding = Rebinding(self._lending, self._poller, log, inherited, storage)
+        self._rebinding.on_closed = self._listener_closed
+        self._orphans = Orphans(state.read(PROCESSES_FILE) if document is None else {}, log)
         self._rebinding.exclusive = not self._orphans.living()
         self._in_force = False
         self._ready = False
@@ -81,17 +90,16 @@ class Keeper:
         self._failed = 0
         self._recorded: list[int] = []
 
-    def run(self, document: dict[str, Any] | None = None) -> int:
-        """Serve until told to stop; return the exit status. `document` is what this process knew before an execve."""
-        _raise_descriptor_limit()
+    def run(self) -> int:
+        """Serve until told to stop; return the exit status."""
         self._take_signals()
         self._control = ControlSocket(self._state.path, self._poller, self._asked)
-        if document is None:
+        if self._document is None:
             self._take_over(self._orphans.collect(self._state.path))
             self._crew.resize(self._options["workers"] or len(os.sched_getaffinity(0)))
             self.active.start_master()
         else:
-            self._go_on(document)
+            self._go_on(self._document)
         self._poller.call_later(HEARTBEAT_S, self._heartbeat)
         if self._notifier.watchdog_s:
             self._watchdog()
@@ -112,9 +120,7 @@ class Keeper:
         """Return a generation of which nothing runs yet, with this number, or the next one."""
         number = number or self._generation_number + 1
         self._generation_number = max(self._generation_number, number)
-        generation = Generation(
-            number, program, state, self._state.path, self._poller, self._log, self._lending
-        )
+        generation = Generation(number, program, state, self._state.path, self._poller, self._log, self._lending)
         generation.greeting = lambda: self._greeting(generation)
         generation.on_change = self._changed
         self._generations.append(generation)
@@ -217,7 +223,7 @@ class Keeper:
         before.crew.stopping = True
         before.crew.apply_settings(self._crew.drain_timeout_ms, self._crew.access_log)
         for listener in merged_listeners(orphans):
-            self._rebinding.take_over(listener)
+            self._rebinding.take_over(*listener)
         newest = max(orphans, key=lambda orphan: int(orphan.greeting["revision"]))
         regions = newest.greeting["regions"]
         self._crew.take_regions(newest.shared[:regions])
@@ -255,7 +261,7 @@ class Keeper:
             "snapshot": bool(crew.snapshot),
             "ready": self._ready,
             "workers": self._crew.target,
-            "listeners": [[listener_id, address] for listener_id, address in sorted(self._lending.listening)],
+            "listeners": [list(key) for key in self._lending.in_use()],
         }
         return message, [*crew.regions, *crew.snapshot]
 
@@ -267,7 +273,7 @@ class Keeper:
         on_signal([_signal.SIGTERM], self._terminate)
         on_signal([_signal.SIGINT, _signal.SIGQUIT], self._stop_at_once)
         on_signal([_signal.SIGHUP], self._reload)
-        on_signal([_signal.SIGUSR1], self._reopen_logs)
+        on_signal([_signal.SIGUSR1], lambda: reopen_logs(self._options["log_file"], self._generations, self._log))
         on_signal([_signal.SIGUSR2], lambda: self._begin_upgrade({}, "USR2", lambda message: None))
         on_signal([_signal.SIGTTIN], lambda: self._resize(+1))
         on_signal([_signal.SIGTTOU], lambda: self._resize(-1))
@@ -276,26 +282,6 @@ class Keeper:
     def _reload(self) -> None:
         self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self.active.tell_master({"type": "reload"})
-
-    def _reopen_logs(self) -> None:
-        if not self._options["log_file"]:
-            if not self._crew.access_log.startswith("/"):
-                self._log.info("USR1 received, but there is no log file to reopen: the log goes to standard error")
-            self._reopen_everywhere([])
-            return
-        try:
-            open_log(self._options["log_file"])
-        except OSError as error:
-            self._log.error("the log file cannot be reopened", file=self._options["log_file"], error=error.strerror)
-            self._reopen_everywhere([])
-            return
-        self._reopen_everywhere([2])
-
-    def _reopen_everywhere(self, descriptors: list[int]) -> None:
-        for generation in self._generations:
-            generation.crew.tell_all({"type": "reopen_logs"}, descriptors)
-            if descriptors:
-                generation.tell_master({"type": "reopen_logs"}, descriptors)
 
     def _resize(self, step: int) -> None:
         target = min(max(self._crew.target + step, 1), command_line.WORKERS_MAX)
@@ -306,6 +292,7 @@ class Keeper:
         self._options["workers"] = target  # a later configuration does not undo what the operator did
         self._crew.resize(target)
         self.active.tell_master({"type": "target", "workers": target})
+        self._rebinding.fit()
 
     def _terminate(self) -> None:
         if self._stopping:
@@ -323,8 +310,7 @@ class Keeper:
         crew.cancel_restarts()
         crew.target = 0
         self.active.tell_master({"type": "stopping", "deadline_ms": deadline_ms})
-        closing = [listener for listener in self._lending.listeners.values() if not listener.closing]
-        self._rebinding.close(closing, LAST_QUIET_S, lambda _: crew.drain_all(deadline_ms))
+        self._rebinding.close_all(lambda: crew.drain_all(deadline_ms))
         self._end_if_alone()
 
     def _stop_at_once(self) -> None:
@@ -399,9 +385,7 @@ class Keeper:
             self._in_force = True
             self._changed()
         elif kind == "unbind":
-            self._rebinding.unbind(
-                message["listeners"], lambda lost: self.active.tell_master({"type": "unbound", "lost": lost})
-            )
+            self._rebinding.unbind(message["listeners"])
         elif kind == "held":
             self._upgrade.held()
         elif kind == "switch_back":
@@ -425,6 +409,12 @@ class Keeper:
         if workers != self._crew.target and not self._stopping:
             self._crew.resize(workers)
             self.active.tell_master({"type": "target", "workers": workers})
+        self._rebinding.resize(options["slots"] or message["slots"])
+
+    def _listener_closed(self, listener: Listener, lost: int) -> None:
+        self.active.tell_master(
+            {"type": "listener_closed", "id": listener.id, "address": listener.address, "lost": lost}
+        )
 
     def _fatal(self, reason: str, status: int) -> None:
         """The first configuration cannot come into force, as the master has said at length: end, rather than wait for
@@ -465,7 +455,7 @@ class Keeper:
             return
         self._ready = True
         self._rebinding.exclusive = True
-        workers, listeners = len(self._crew.workers), len(self._lending.listening)
+        workers, listeners = len(self._crew.workers), len(self._lending.in_use())
         self._log.info("ready", workers=workers, listeners=listeners)
         status = f"Serving {listeners} listeners with {workers} workers"
         self._notifier.send("READY=1", f"MAINPID={os.getpid()}", f"STATUS={status}")
@@ -492,61 +482,3 @@ class Keeper:
     def _watchdog(self) -> None:
         self._notifier.watchdog()
         self._poller.call_later(self._notifier.watchdog_s, self._watchdog)
-
-
-def open_log(path: str) -> None:
-    """Make standard error append to a file, which is created if need be."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-
-
-def _raise_descriptor_limit() -> None:
-    """Let every process open as many files as the system allows: the soft limit is for programs that use select()."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _state_path(options: dict[str, Any]) -> str:
-    if options["state"]:
-        return str(options["state"])
-    name = "bascule"
-    if options["command"] == "proxy":
-        place = options["listen"][0].replace("unix://", "").replace("/", "-").strip("-")
-        name = f"bascule-proxy-{place}"
-    return default_path(name)
-
-
-def main(command: str, words: Sequence[str]) -> int:
-    """Run `bascule run` or `bascule proxy` with these arguments and return the exit status."""
-    try:
-        options = command_line.parse(command, words)
-    except command_line.UsageError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    spawn.name_process("bascule")
-    log = Log(options["log_format"] == "json", process="keeper", pid=os.getpid())
-    document = received()
-    try:
-        if options["log_file"]:
-            open_log(options["log_file"])
-        state = StateDirectory(_state_path(options), -1 if document is None else document["lock"])
-        if options["pid_file"] and document is None:
-            _write_pid_file(options["pid_file"])
-    except (StateDirectoryError, OSError) as error:
-        sys.stderr.write(f"bascule {command}: {error}\n")
-        return 1
-    try:
-        return Keeper(options, [command, *words], state, log).run(document)
-    finally:
-        state.release(and_remove=command == "proxy" and not options["state"])
-        if options["pid_file"]:
-            os.unlink(options["pid_file"])
-
-
-def _write_pid_file(path: str) -> None:
-    """Write and rename: whoever reads it never sees an empty file."""
-    temporary = f"{path}.{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(f"{os.getpid()}\n")
-    os.rename(temporary, path)

@@ -50,7 +50,7 @@ class MeetingPlace:
     def accept(self) -> Link | None:
         """Return the link to the keeper that has come, and listen no more; None when there is none after all."""
         try:
-            descriptor, _ = self._socket._accept()
+            descriptor, _ = self._socket._accept()  # type: ignore[attr-defined] # of the raw socket, without an object
         except OSError:
             return None
         self.close()
@@ -86,5 +86,3 @@ def introduce(
             message = {"type": "slots", "listener": listener_id, "address": address, "slots": [n for n, _ in batch]}
             link.send(message, [descriptor for _, descriptor in batch])
     link.send({"type": "that_is_all"})
-
-

@@ -282,7 +282,7 @@ class Pipeline:
         if changes.edits or not self.compiling.ready:
             compiled, same = await self._compile(changes)
             if listeners:
-                await control.unbind(self._wanted_listeners())
+                control.unbind(self._wanted_listeners())
             if not same:
                 self._publish(compiled)
             self._release(changes)

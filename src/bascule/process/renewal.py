@@ -1,7 +1,7 @@
 """When a new version has proven itself, the keeper becomes that version too: the steps before the execve.
 
-    IDLE -renew-> WAITING -nothing under way-> CHECKING -the new version can read the document-> execve
-                     ^-------------------------------------something happened-'      `-it cannot-> IDLE
+IDLE -renew-> WAITING -nothing under way-> CHECKING -the new version can read the document-> execve
+                 ^-------------------------------------something happened-'      `-it cannot-> IDLE
 """
 
 from __future__ import annotations

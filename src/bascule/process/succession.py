@@ -17,9 +17,9 @@ import sys
 
 from bascule.process import program as programs
 from bascule.process import spawn, wire
-from bascule.process.crew import Worker
 from bascule.process.link import Link
 from bascule.process.listeners import Listener
+from bascule.process.member import Worker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def become(program: Program, words: Sequence[str], document: Document) -> None:
     for descriptor in kept:
         os.set_inheritable(descriptor, True)
     try:
-        os.execve(program.launcher[0], [*program.launcher, *words], environment)
+        os.execve(program.launcher[0], [*program.launcher, *words], environment)  # noqa: S606 - a shell is not wanted
     finally:
         for descriptor in kept:
             os.set_inheritable(descriptor, False)
@@ -117,7 +117,7 @@ def unblock() -> None:
 def main(words: Sequence[str]) -> int:
     """`_succession FD`: whether this version can go on from a document."""
     from bascule.cli import options
-    from bascule.process import keeper  # noqa: F401 - it has to import
+    from bascule.process import entry  # noqa: F401 - it has to import
 
     try:
         document = read(int(words[0]))

@@ -296,7 +296,7 @@ class Upgrade:
         """The active master holds still: from here to the commit nothing changes."""
         if self.phase != HOLDING:
             return
-        if any(listener.closing for listener in self._lending.listeners.values()):
+        if self._lending.leaving:
             self._poller.call_later(_LOOK_S, self.held)  # who empties its queue must not lose it
             return
         assert self._new is not None
