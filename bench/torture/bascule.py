@@ -1,5 +1,6 @@
 """Bascule as the one who is tortured: its configuration, and everything that can be done to it."""
 
+import itertools
 import json
 import os
 import random
@@ -14,6 +15,7 @@ from bench.torture.events import Action
 from bench.torture.processes import members
 from bench.torture.programs import Swarm
 from bench.torture.victims import Kill, kill
+from kit.client import ask
 from kit.http1 import Cut, Ended, Malformed
 from kit.proxies import BasculeProcess, ProxyProcess
 from kit.waiting import until
@@ -129,19 +131,24 @@ class Bascule(BasculeProcess):
     def reload(self, *, good: bool = True) -> str:
         """Write the configuration and bring it into force; what is wrong must change nothing."""
         self.write_tree()
-        end, attempts = time.monotonic() + PATIENCE_S, 0
-        while True:
-            attempts += 1
-            done = self.run("reload", check=False, deadline_s=PATIENCE_S)
-            if good and done.returncode == 0:
-                break
-            if not good and "route" in done.stderr:
-                assert done.returncode == 1, f"a wrong configuration: status {done.returncode}: {done.stderr[-1500:]}"
-                break
+        end = time.monotonic() + PATIENCE_S
+        for attempts in itertools.count(1):
+            status, document = self._reload_once()
+            if status == (200 if good else 422):
+                assert good or document["problems"], f"refused without a reason: {document}"
+                return f"{attempts} attempts" if attempts > 1 else ""
             # A master that was killed meanwhile answers nobody; the next one does.
-            assert time.monotonic() < end, f"reload ended with {done.returncode}: {done.stderr[-1500:]}"
-            time.sleep(0.1)
-        return f"{attempts} attempts" if attempts > 1 else ""
+            assert time.monotonic() < end, f"reload: status {status}, {document}"
+            time.sleep(0.05)
+        return ""
+
+    def _reload_once(self) -> tuple[int, Any]:
+        request = b"POST /v1/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        try:
+            answer = ask(str(self.state / "admin.sock"), request, PATIENCE_S)
+        except (OSError, Cut, Ended, Malformed) as error:
+            return 0, str(error)
+        return answer.status, json.loads(answer.body)
 
     def route_added(self) -> str:
         """A route more, unless there are many."""
