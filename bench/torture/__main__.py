@@ -64,4 +64,5 @@ def main() -> int:
     return 0 if document["clean"] else 1
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

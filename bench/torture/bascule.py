@@ -14,7 +14,7 @@ from typing import Any
 from bench.torture.events import Action
 from bench.torture.processes import members
 from bench.torture.programs import Swarm
-from bench.torture.victims import Kill, kill
+from bench.torture.victims import Kill, stop
 from kit.client import ask
 from kit.http1 import Cut, Ended, Malformed
 from kit.proxies import BasculeProcess, ProxyProcess
@@ -232,7 +232,8 @@ class Bascule(BasculeProcess):
     def worker_killed(self) -> str:
         """Kill -9 to a worker; what it held is noted."""
         pid = self.random.choice(self._serving())
-        self.kills.append(kill(pid, set(self.configuration.ports)))
+        self.kills.append(stop(pid, set(self.configuration.ports)))
+        os.kill(pid, signal.SIGKILL)
         self.until_settled(lambda status: pid not in _serving(status))
         return f"pid {pid}, {len(self.kills[-1].clients)} connections"
 

@@ -108,10 +108,8 @@ class ResetWatch:
         assert self._socket is not None
         while not self._ended:
             try:
-                packet, address = self._socket.recvfrom(128)
+                packet = self._socket.recv(128)  # bound to one protocol, it gets what arrives, not what leaves
             except TimeoutError:
-                continue
-            if address[2] != socket.PACKET_OUTGOING:  # on loopback every packet comes by twice
                 continue
             at = (packet[0] & 15) * 4
             source, target = struct.unpack_from(">HH", packet, at)

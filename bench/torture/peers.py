@@ -131,7 +131,10 @@ http {{ access_log off; keepalive_timeout 75s; keepalive_requests 100000000; cli
 """
 
     def command(self) -> list[str]:
-        return [self.program, "-c", str(self.directory / "conf"), "-p", str(self.directory)]
+        # nginx ignores USR2 while its parent is the one that started it: it takes itself for a new binary whose old one still
+        # runs. So the one that starts it ends.
+        start = '("$@" & sleep 1); exec sleep 1000000'
+        return ["sh", "-c", start, "sh", self.program, "-c", str(self.directory / "conf"), "-p", str(self.directory)]
 
     def _master(self) -> int:
         try:

@@ -127,7 +127,7 @@ class Run:
             resets = stack.enter_context(network.ResetWatch())
             memory = stack.enter_context(MemoryWatch(balancer.members))
             before = network.counters()
-            swarm.on_failure = self.on_failure
+            swarm.on_failure = lambda failure: self.on_failure(failure, balancer.kills)
             begin_load(swarm, self.load, self.listeners[0])
             until(lambda: swarm.seen.requests > 100, "the first requests", 20.0)
             time.sleep(WARM_S)
@@ -150,8 +150,10 @@ class Run:
             file.write(balancer.log_text())
         return path
 
-    def on_failure(self, failure: Failure) -> None:
-        """Show a failure at once."""
+    def on_failure(self, failure: Failure, kills: Sequence[Kill]) -> None:
+        """Show a failure at once, unless its worker was killed."""
+        if any(kill.explains(failure) for kill in kills):
+            return
         during = ", ".join(self.timeline.during(failure.at_s)) or "nothing"
         print(
             f"  FAILED {failure.kind}: {failure.why} {dict(failure.details)} port {failure.port}; during: {during}",

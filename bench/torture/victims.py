@@ -4,6 +4,7 @@ The process is stopped first: from then on it accepts nothing and answers nothin
 holds when it dies. A connection that waits in the queue of a listening socket is not its own: the queue outlives it.
 """
 
+import contextlib
 import os
 import signal
 import time
@@ -40,9 +41,10 @@ def connections(pid: int, listeners: set[int]) -> tuple[frozenset[int], frozense
     """Return the ports of clients connected to a process, and of its own connections elsewhere."""
     inodes = set()
     for entry in Path(f"/proc/{pid}/fd").iterdir():
-        link = os.readlink(entry)
-        if link.startswith("socket:["):
-            inodes.add(link[8:-1])
+        with contextlib.suppress(FileNotFoundError):  # one's own listing is a descriptor too, and gone by now
+            link = os.readlink(entry)
+            if link.startswith("socket:["):
+                inodes.add(link[8:-1])
     clients, outgoing = set(), set()
     for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]:
         words = line.split()
@@ -55,12 +57,10 @@ def connections(pid: int, listeners: set[int]) -> tuple[frozenset[int], frozense
     return frozenset(clients), frozenset(outgoing)
 
 
-def kill(pid: int, listeners: set[int]) -> Kill:
-    """Stop a process, note what it holds, kill it."""
+def stop(pid: int, listeners: set[int]) -> Kill:
+    """Stop a process and return what it holds; the caller kills it at once."""
     os.kill(pid, signal.SIGSTOP)
     status = Path(f"/proc/{pid}/status")
     until(lambda: "\nState:\tT" in status.read_text(), f"process {pid} stops")
     clients, outgoing = connections(pid, listeners)
-    at_s = time.monotonic()
-    os.kill(pid, signal.SIGKILL)
-    return Kill(pid, at_s, clients, outgoing)
+    return Kill(pid, time.monotonic(), clients, outgoing)

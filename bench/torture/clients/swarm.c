@@ -170,7 +170,7 @@ static int scan(uint64_t now, uint64_t *next_us) {
     for (int i = 0; i < client_n; i++) {
         struct client *c = clients[i];
         if (c->wake_us && now >= c->wake_us) act(c, now);
-        if (stopping && c->state == PAUSED) hang_up(c, DONE, 0);
+        if (stopping && (c->state == PAUSED || c->state == OFF)) hang_up(c, DONE, 0);
         bool waits = c->state == DIALLING || c->state == BUSY || c->state == LEAVING;
         if (c->state == STREAM) waits = c->in_sequence != c->out_sequence;
         if (waits && now > c->heard_us + SILENT_US) fail(c, c->state == DIALLING ? "connection not taken" : "silence", 0);
