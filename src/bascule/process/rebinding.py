@@ -33,7 +33,9 @@ EMPTYING_MAX_S = 5.0
 class Rebinding:
     """Opens, changes and closes listeners that are lent out."""
 
-    def __init__(self, lending: Lending, poller: Poller, log: Log, inherited: Mapping[int, str], storage: Storage) -> None:
+    def __init__(
+        self, lending: Lending, poller: Poller, log: Log, inherited: Mapping[int, str], storage: Storage
+    ) -> None:
         """`inherited` are the descriptors of socket activation and their names."""
         self._lending = lending
         self._poller = poller
