@@ -168,10 +168,22 @@ class Control:
                 self.tell_keeper({"type": "snapshot", "revision": sequence}, list(images))
         self.master.publisher.publish(sequence, *images)
 
-    def lend(self) -> None:
-        """Have the keeper lend out the slots of the listeners in force: the workers know them by now."""
+    def lend(self, wanted: list[dict[str, str]] | None = None) -> None:
+        """Have the keeper lend out the slots of listeners in force, all without an argument: the workers know them by
+        now."""
         if self.master.keeper is not None:
-            self.tell_keeper({"type": "listen", "listeners": self.master.listening})
+            in_force = self.master.listening
+            listeners = in_force if wanted is None else [entry for entry in wanted if entry in in_force]
+            self.tell_keeper({"type": "listen", "listeners": listeners})
+
+    def lend_when_applied(self) -> None:
+        """Lend out what is in force when the workers have the snapshot of now. The next change does not wait for it."""
+        self.spawn(self._lend_when_applied(self.master.listening))
+
+    async def _lend_when_applied(self, wanted: list[dict[str, str]]) -> None:
+        await self.master.publisher.applied()
+        with contextlib.suppress(LinkClosedError):
+            self.lend(wanted)
 
     async def look_up(self, names: Mapping[str, float]) -> dict[str, bytes]:
         """Return the addresses of host names (authority to interval in seconds), which are kept up to date from now on.
