@@ -17,6 +17,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from bascule.process.link import Link
     from bascule.process.orphaned import MeetingPlace
@@ -120,62 +121,77 @@ def run_uvloop(worker: Worker) -> None:
     engine = worker.engine
     assert engine is not None
     loop.add_reader(engine.fileno(), engine.turn, PATIENCE_MS)
-
-    def watch(link: Link) -> None:
-        def readable() -> None:
-            worker.read(link)
-            if worker.ended or worker.draining_until_s:
-                beat()
-
-        loop.add_reader(link.fileno(), readable)
-        engine.watch(link.fileno())
-
-    def wait_for_keeper(place: MeetingPlace) -> None:
-        descriptor = place.fileno()
-
-        def came() -> None:
-            loop.remove_reader(descriptor)
-            worker.keeper_came()
-
-        loop.add_reader(descriptor, came)
-        engine.watch(descriptor)
-
-    worker.on_lost = lambda link: loop.remove_reader(link.fileno())  # type: ignore[method-assign]
-    worker.on_waiting = wait_for_keeper  # type: ignore[method-assign]
-    worker.on_found = watch  # type: ignore[method-assign]
-    for link in (worker.keeper, worker.master):
-        if link is not None:
-            watch(link)
-    if worker.waiting is not None:
-        wait_for_keeper(worker.waiting)
-
-    pending: list[asyncio.TimerHandle] = []
-
-    def beat() -> None:
-        while pending:
-            pending.pop().cancel()
-        wait_s = worker.tick()
-        for link in (worker.keeper, worker.master):
-            if link is not None and link.wants_write:
-                worker.read(link)
-        if worker.ended:
-            loop.stop()
-        else:
-            pending.append(loop.call_later(wait_s, beat))
-
-    def terminate() -> None:
-        worker.terminate()
-        beat()
+    hanging = _Hanging(worker, loop)
 
     # Until the loop runs, the handler of the first loop answers; one of uvloop's would only be noted, and read at the
     # next signal.
-    loop.call_soon(loop.add_signal_handler, _signal.SIGTERM, terminate)
-    loop.call_soon(beat)
+    loop.call_soon(loop.add_signal_handler, _signal.SIGTERM, hanging.terminate)
+    loop.call_soon(hanging.beat)
     _freeze()
     try:
         loop.run_forever()
     finally:
         loop.close()
+
+
+class _Hanging:
+    """A worker in its second loop: what wakes it beside its engine."""
+
+    def __init__(self, worker: Worker, loop: asyncio.AbstractEventLoop) -> None:
+        self._worker = worker
+        self._loop = loop
+        self._pending: asyncio.TimerHandle | None = None
+        worker.on_lost = lambda link: loop.remove_reader(link.fileno())  # type: ignore[method-assign]
+        worker.on_waiting = self._wait_for_keeper  # type: ignore[method-assign]
+        worker.on_found = self._watch  # type: ignore[method-assign]
+        for link in (worker.keeper, worker.master):
+            if link is not None:
+                self._watch(link)
+        if worker.waiting is not None:
+            self._wait_for_keeper(worker.waiting)
+
+    def beat(self) -> None:
+        """Do what is due, and come again when something else is."""
+        worker = self._worker
+        if self._pending is not None:
+            self._pending.cancel()
+        wait_s = worker.tick()
+        for link in (worker.keeper, worker.master):
+            if link is not None and link.wants_write:
+                worker.read(link)
+        if worker.ended:
+            self._loop.stop()
+        else:
+            self._pending = self._loop.call_later(wait_s, self.beat)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self._worker.terminate()
+        self.beat()
+
+    def _watch(self, link: Link) -> None:
+        worker = self._worker
+
+        def readable() -> None:
+            worker.read(link)
+            if worker.ended or worker.draining_until_s:
+                self.beat()
+
+        self._also(link.fileno(), readable)
+
+    def _wait_for_keeper(self, place: MeetingPlace) -> None:
+        descriptor = place.fileno()
+
+        def came() -> None:
+            self._loop.remove_reader(descriptor)
+            self._worker.keeper_came()
+
+        self._also(descriptor, came)
+
+    def _also(self, descriptor: int, readable: Callable[[], None]) -> None:
+        assert self._worker.engine is not None
+        self._loop.add_reader(descriptor, readable)
+        self._worker.engine.watch(descriptor)
 
 
 def _freeze() -> None:
