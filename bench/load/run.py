@@ -32,9 +32,11 @@ def bascule(state: Path, workers: int = 1, port: str = "{port}", origin: str = "
 
 def refuse_occupied(tool: Path) -> None:
     """Stops before a run whose ports somebody has: SO_REUSEPORT would let both listen, and each would get half the load."""
-    match = re.search(r"^ORIGIN, PORT0 = (\d+), (\d+)", tool.read_text(), re.MULTILINE)
-    first = [int(match[1]), *range(int(match[2]), int(match[2]) + 6)] if match else []
-    for port in first:
+    match = re.search(r"\bORIGIN\b[^\n]*?\b(\d{4,5})\b[^\n]*?\b(\d{4,5})\b", tool.read_text())
+    if match is None:
+        raise SystemExit(f"{tool} does not say which ports it uses: look at {__file__}")
+    first = int(match[2])
+    for port in (int(match[1]), *range(first, first + 6), *range(first + 10, first + 60, 10)):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 raise SystemExit(f"port {port} is in use: end what listens there, then run again")
