@@ -147,7 +147,10 @@ def table_latency() -> str:
     times = {name: ratio(rows["bascule"], rows[name], "p50_added_us") for name in PEERS}
     text = ", ".join(f"{value:.2f} x {name}" for name, value in times.items())
     met = "met" if times[peer] <= 1 else "**missed**"
-    lines += ["", f"p50 added, median of the ratio within one round: {text}. Must: no more than the better peer ({peer}): {met}."]
+    lines += [
+        "",
+        f"p50 added, median of the ratio within one round: {text}. Must: no more than the better peer ({peer}): {met}.",
+    ]
     return "\n".join(lines)
 
 
