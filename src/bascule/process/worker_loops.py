@@ -141,7 +141,7 @@ class _Hanging:
         self._worker = worker
         self._loop = loop
         self._pending: asyncio.TimerHandle | None = None
-        worker.on_lost = lambda link: loop.remove_reader(link.fileno())  # type: ignore[method-assign]
+        worker.on_lost = self._forget  # type: ignore[method-assign]
         worker.on_waiting = self._wait_for_keeper  # type: ignore[method-assign]
         worker.on_found = self._watch  # type: ignore[method-assign]
         for link in (worker.keeper, worker.master):
@@ -178,6 +178,9 @@ class _Hanging:
                 self.beat()
 
         self._also(link.fileno(), readable)
+
+    def _forget(self, link: Link) -> None:
+        self._loop.remove_reader(link.fileno())
 
     def _wait_for_keeper(self, place: MeetingPlace) -> None:
         descriptor = place.fileno()
