@@ -6,6 +6,7 @@ from libc.stdlib cimport free
 from libc.string cimport strlen
 
 from bascule.codec.head cimport head_begin
+from bascule.engine.bequest cimport offer
 from bascule.engine.connection cimport (
     IO_CLOSED,
     IO_NO_MEMORY,
@@ -37,6 +38,7 @@ from bascule.engine.types cimport (
     X_CUT,
     X_ENDED,
     X_HEAD_METHOD,
+    X_INHERITED,
     X_KEEP_CLIENT,
     X_KEEP_SERVER,
     X_LOCAL,
@@ -46,9 +48,9 @@ from bascule.engine.types cimport (
     Direction,
     output_empty,
 )
-from bascule.request.s9_account cimport account_begin, account_end
+from bascule.request.s9_account cimport account_begin, account_end, account_withdraw
 from bascule.routing.table cimport RouteTable, route_table_close
-from bascule.shared.concurrency cimport limits_release
+from bascule.shared.concurrency cimport limits_forget, limits_release
 from bascule.shared.statistics cimport ERROR_CLIENT_GONE
 
 cdef enum:
@@ -117,7 +119,7 @@ cdef void server_release(Engine* engine, Exchange* x, bint reusable) noexcept no
     server.exchange = NULL
     if reusable and server.state == SERVER_BUSY and not server.ready & (READY_READ | READY_EOF | READY_ERROR) \
             and server.input == NULL and server.epoch == server.runtime.epoch \
-            and server.runtime.idle_count < x.backend.idle_connections_max and not engine.draining:
+            and server.runtime.idle_count < x.backend.idle_connections_max and not engine.winding_down:
         server.served += 1
         conn_set_state(engine, server, SERVER_POOLED)
         conn_timeout(engine, server, x.backend.keepalive_timeout_ms)
@@ -135,7 +137,7 @@ cdef bint request_is_over(Exchange* x) noexcept nogil:
 
 
 cdef void client_idle(Engine* engine, Conn* client) noexcept nogil:
-    """Between two requests: no buffer, no exchange. Bytes of a pipelined request already here run next."""
+    """Between two requests: no buffer, no exchange. Bytes of a pipelined request already here run next, in the heir if there is one."""
     if client.input != NULL:
         if client.input.start == client.input.end:
             buf_free(engine, &client.input)
@@ -146,6 +148,8 @@ cdef void client_idle(Engine* engine, Conn* client) noexcept nogil:
     conn_timeout(engine, client,
                  drain_delay_ms(engine) if engine.draining or not client.listener.configured
                  else client.listener.record.keepalive_timeout_ms)
+    if unlikely(engine.offered < engine.offers_max):
+        offer(engine, client)
 
 
 cdef uint32_t drain_delay_ms(Engine* engine) noexcept nogil:
@@ -172,6 +176,16 @@ cdef void clients_hasten(Engine* engine) noexcept nogil:
         client = client.next
 
 
+cdef void clients_relax(Engine* engine) noexcept nogil:
+    """The opposite: idle clients have their whole time again."""
+    cdef Conn* client = engine.clients
+    while client != NULL:
+        client.flags &= ~CONN_CLOSE_AFTER
+        if client.state == CLIENT_IDLE and client.listener.configured:
+            conn_timeout(engine, client, client.listener.record.keepalive_timeout_ms)
+        client = client.next
+
+
 cdef void client_next(Engine* engine, Conn* client, bint keep, bint request_over) noexcept nogil:
     if keep and request_over and not client.flags & CONN_CLOSE_AFTER:
         conn_set_state(engine, client, CLIENT_IDLE)
@@ -190,6 +204,32 @@ cdef void client_next(Engine* engine, Conn* client, bint keep, bint request_over
     conn_close(engine, client, False)
 
 
+cdef inline void exchange_free(Engine* engine, Exchange* x) noexcept nogil:
+    timer_cancel(&engine.wheel, &x.timer)
+    direction_free(engine, &x.request)
+    direction_free(engine, &x.response)
+    buf_free(engine, &x.request_head)
+    if x.snapshot != NULL:
+        snapshot_unpin(engine, x.snapshot)
+    elif unlikely(x.flags & X_INHERITED):
+        free(x.names)
+    x.client.exchange = NULL
+    slab_put(&engine.exchanges, x)
+
+
+cdef void exchange_withdraw(Engine* engine, Exchange* x, bint release) noexcept nogil:
+    cdef uint32_t i
+    x.flags |= X_ENDED
+    server_release(engine, x, False)
+    account_withdraw(engine, x)
+    for i in range(x.limit_count):
+        if release:
+            limits_release(&engine.limits, x.limit_handles[i])
+        else:
+            limits_forget(&engine.limits, x.limit_handles[i])
+    exchange_free(engine, x)
+
+
 cdef void exchange_end(Engine* engine, Exchange* x) noexcept nogil:
     """The one way out. Accounts, gives everything back, and sends both connections on their way."""
     cdef Conn* client = x.client
@@ -206,14 +246,7 @@ cdef void exchange_end(Engine* engine, Exchange* x) noexcept nogil:
     account_end(engine, x)
     for i in range(x.limit_count):
         limits_release(&engine.limits, x.limit_handles[i])
-    timer_cancel(&engine.wheel, &x.timer)
-    direction_free(engine, &x.request)
-    direction_free(engine, &x.response)
-    buf_free(engine, &x.request_head)
-    if x.snapshot != NULL:
-        snapshot_unpin(engine, x.snapshot)
-    client.exchange = NULL
-    slab_put(&engine.exchanges, x)
+    exchange_free(engine, x)
     if client.state == CONN_CLOSED:
         return
     client.served += 1
@@ -293,7 +326,8 @@ cdef void exchange_reply(Engine* engine, Exchange* x, uint32_t status, uint8_t e
     if x.server != NULL:
         x.flags &= ~X_KEEP_SERVER
         server_release(engine, x, False)
-    if not request_is_over(x) or status == 400 or engine.draining or not client.listener.configured:
+    if not request_is_over(x) or status == 400 or engine.draining or not client.listener.configured \
+            or client.flags & CONN_CLOSE_AFTER:
         x.flags &= ~X_KEEP_CLIENT
     if x.flags & X_KEEP_CLIENT:
         connection = b""

@@ -31,6 +31,7 @@ from bascule.engine.system cimport iovec, memcmp, memcpy, memmove, unlikely
 from bascule.engine.timers cimport timer_set
 from bascule.engine.types cimport (
     CLIENT_TUNNEL,
+    CONN_CLOSE_AFTER,
     DIRECTION_BODY,
     DIRECTION_DONE,
     FRAMING_CHUNKED,
@@ -156,7 +157,7 @@ cdef bint decide_framing(Engine* engine, Exchange* x, Semantics* s, bint server_
         else:
             d.framing_out = FRAMING_CHUNKED
     if x.request.state != DIRECTION_DONE or x.request.out.first != NULL or engine.draining \
-            or not x.client.listener.configured:
+            or not x.client.listener.configured or x.client.flags & CONN_CLOSE_AFTER:
         # An early answer: what is left of the request body must never be read as the next request.
         x.flags &= ~X_KEEP_CLIENT
     return True
@@ -219,7 +220,8 @@ cdef int switch_protocols(Engine* engine, Exchange* x, Semantics* s, const char*
     conn_set_state(engine, x.client, CLIENT_TUNNEL)
     conn_set_state(engine, x.server, SERVER_TUNNEL)
     conn_timeout(engine, x.client, 0)
-    conn_timeout(engine, x.server, x.backend.tunnel_timeout_ms)
+    x.tunnel_timeout_ms = x.backend.tunnel_timeout_ms
+    conn_timeout(engine, x.server, x.tunnel_timeout_ms)
     timer_set(&engine.wheel, &x.timer, 0)  # a tunnel outlives the limit of an exchange; silence is what ends it
     relay_tunnel(engine, x)
     return RELAY_ENDED
