@@ -287,6 +287,7 @@ cdef void exchange_fail(Engine* engine, Exchange* x, uint32_t status, uint8_t er
 
 # ---- answers of our own --------------------------------------------------------------------------------------------------
 cdef const char* reason_phrase(uint32_t status) noexcept nogil:
+    if status == 200: return b"OK"
     if status == 400: return b"Bad Request"
     if status == 404: return b"Not Found"
     if status == 405: return b"Method Not Allowed"
