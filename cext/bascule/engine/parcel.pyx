@@ -1,6 +1,6 @@
 """See parcel.pxd."""
 
-from libc.errno cimport EAGAIN, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, ETOOMANYREFS, errno
+from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, ETOOMANYREFS, errno
 from libc.stdint cimport uint8_t, uint16_t
 
 from bascule.engine.handover cimport (
@@ -45,7 +45,7 @@ from bascule.engine.system cimport (
     write,
 )
 from bascule.engine.timers cimport TICK_MS, TIMER_IDLE, Timer
-from bascule.engine.types cimport CONN_UNIX, DIRECTION_DONE, X_INHERITED, Direction, Exchange, Output
+from bascule.engine.types cimport CONN_UNIX, DIRECTION_DONE, X_INHERITED, Exchange, Output
 from bascule.shared.snapshot cimport Str
 from bascule.shared.statistics cimport StatBlock
 
