@@ -136,6 +136,10 @@ cdef bint request_is_over(Exchange* x) noexcept nogil:
     return x.request.state == DIRECTION_DONE and output_empty(&x.request.out) and not x.request.sink_closed
 
 
+cdef inline bint must_go(const Engine* engine, const Conn* client) noexcept nogil:
+    return engine.draining or not client.listener.configured or client.flags & CONN_CLOSE_AFTER
+
+
 cdef void client_idle(Engine* engine, Conn* client) noexcept nogil:
     """Between two requests: no buffer, no exchange. Bytes of a pipelined request already here run next, in the heir if there is one."""
     if client.input != NULL:
@@ -146,10 +150,17 @@ cdef void client_idle(Engine* engine, Conn* client) noexcept nogil:
     if client.ready & (READY_READ | READY_EOF | READY_ERROR):
         run_later(engine, client)
     conn_timeout(engine, client,
-                 drain_delay_ms(engine) if engine.draining or not client.listener.configured
+                 drain_delay_ms(engine) if must_go(engine, client)
                  else client.listener.record.keepalive_timeout_ms)
-    if unlikely(engine.offered < engine.offers_max):
+    if unlikely(engine.offered < engine.offers_max) and not client.flags & CONN_CLOSE_AFTER:
         offer(engine, client)
+
+
+cdef bint client_leaves(Engine* engine, Conn* client) noexcept nogil:
+    """Whether an answer is to be a client's last here. Not while a further request has come already: who pipelines it could not know."""
+    if not must_go(engine, client):
+        return False
+    return not client.ready & READY_READ and (client.input == NULL or client.input.start == client.input.end)
 
 
 cdef uint32_t drain_delay_ms(Engine* engine) noexcept nogil:
@@ -187,7 +198,7 @@ cdef void clients_relax(Engine* engine) noexcept nogil:
 
 
 cdef void client_next(Engine* engine, Conn* client, bint keep, bint request_over) noexcept nogil:
-    if keep and request_over and not client.flags & CONN_CLOSE_AFTER:
+    if keep and request_over:
         conn_set_state(engine, client, CLIENT_IDLE)
         client_idle(engine, client)
         return
@@ -327,8 +338,7 @@ cdef void exchange_reply(Engine* engine, Exchange* x, uint32_t status, uint8_t e
     if x.server != NULL:
         x.flags &= ~X_KEEP_SERVER
         server_release(engine, x, False)
-    if not request_is_over(x) or status == 400 or engine.draining or not client.listener.configured \
-            or client.flags & CONN_CLOSE_AFTER:
+    if not request_is_over(x) or status == 400 or client_leaves(engine, client):
         x.flags &= ~X_KEEP_CLIENT
     if x.flags & X_KEEP_CLIENT:
         connection = b""
