@@ -1,6 +1,11 @@
-"""The worker: an engine, the loop it hangs in, and the two links that tell it what to do.
+"""The worker: an engine, the loop it hangs in (worker_loops), and the two links that tell it what to do.
 
-BOOTING --regions, snapshot--> STARTED --lend--> ACCEPTING --drain--> DRAINING --drained--> exit 0
+    BOOTING --regions, snapshot--> STARTED --lend--> ACCEPTING --drain--> DRAINING --drained--> exit 0
+                                                      |  ^ resume
+                                                 rest v  |
+                                                     RESTING --drain--> DRAINING
+
+Who rests or drains gives its connections to its heirs, which the keeper named before (docs/upgrade.md); the engine does that.
 """
 
 from __future__ import annotations
@@ -32,6 +37,18 @@ DRAIN_LOOK_S = 0.02
 DRAIN_TIMEOUT_MS = 30_000
 LEAVING_MAX_S = 5.0
 """How long a worker without a keeper that is to leave may take to empty its queues."""
+CUT_S = 1.0
+"""After the deadline of a drain: for the engine to cut what is left, and say so to whom it can."""
+COUNTED = (
+    "handed_over_idle",
+    "handed_over_tunnels",
+    "inherited",
+    "refused",
+    "taken_back",
+    "drained_closed",
+    "cut_at_deadline",
+)
+"""Of the engine's state, what goes into an account."""
 
 
 class Worker:
@@ -55,6 +72,8 @@ class Worker:
         self.waiting: MeetingPlace | None = None
         """Where a worker without a keeper waits for the next one."""
         self.draining_until_s = 0.0
+        self.emptying = False
+        """It rests or drains, and the keeper has not heard yet that no connection is left."""
         self.leaving_until_s = 0.0
         self.ended = False
         self.log = Log(process="worker", worker=number, pid=os.getpid())
@@ -154,6 +173,10 @@ class Worker:
             "snapshot": self._adopt,
             "lend": self._lend,
             "take_back": self._take_back,
+            "heir": self._bequeath,
+            "inherit": self._inherit,
+            "rest": self._rest,
+            "resume": self._resume,
             "drain": self._drain,
             "stop": self._stop,
             "state?": self._state,
@@ -266,11 +289,41 @@ class Worker:
             self.engine.take_back(listener, slot)
             os.close(descriptor)
 
+    def _bequeath(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        assert self.engine is not None
+        try:
+            self.engine.bequeath(descriptors[0])
+        except OSError as error:
+            self.log.warning("no connections go to this worker", to=message.get("to"), error=error.strerror)
+
+    def _inherit(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        assert self.engine is not None
+        try:
+            self.engine.inherit(descriptors[0])
+        except OSError as error:
+            self.log.warning("no connections come from this worker", giver=message.get("from"), error=error.strerror)
+
+    def _give_back_all(self) -> None:
+        for listener, slot in list(self.slots):
+            self._give_back(listener, slot)
+
+    def _rest(self, message: dict[str, Any], _: list[int]) -> None:
+        if self.engine is None or self.draining_until_s:
+            return
+        self._give_back_all()
+        self.emptying = True
+        self.engine.rest(message["deadline_ms"])
+
+    def _resume(self, _: dict[str, Any], __: list[int]) -> None:
+        if self.engine is not None and not self.draining_until_s:
+            self.emptying = False
+            self.engine.resume()
+
     def _drain(self, message: dict[str, Any], _: list[int]) -> None:
         if self.engine is None or self.draining_until_s:
             return
-        for listener, slot in list(self.slots):
-            self._give_back(listener, slot)
+        self._give_back_all()
+        self.emptying = True
         self.draining_until_s = time.monotonic() + message["deadline_ms"] / 1000
         self.engine.drain(message["deadline_ms"])
 
@@ -310,16 +363,29 @@ class Worker:
             self._next_beat_s = now + HEARTBEAT_S
             self.tell_keeper({"type": "beat"})
             self._watch_access_log()
+            self._account()
         if self.leaving_until_s:
             self._leave_when_empty(now)
             return DRAIN_LOOK_S
+        if self.emptying and self.engine is not None and not self.engine.state()["clients"]:
+            self.emptying = False
+            self._account()
         if not self.draining_until_s:
+            if self.emptying:
+                return DRAIN_LOOK_S
             waiting = any(link is not None and link.wants_write for link in (self.keeper, self.master))
             return FLUSH_S if waiting else max(self._next_beat_s - now, 0.0)
         assert self.engine is not None
-        if self.engine.drained or now >= self.draining_until_s:
+        if self.engine.drained or now >= self.draining_until_s + CUT_S:
             self.ended = True
         return DRAIN_LOOK_S
+
+    def _account(self) -> None:
+        """Tell the keeper what became of the connections; `in_flight` are those that are still here, whatever they do."""
+        if self.engine is not None:
+            state = self.engine.state()
+            counts = {name: state[name] for name in COUNTED}
+            self.tell_keeper({"type": "account", "counts": {**counts, "in_flight": state["clients"]}})
 
     def _watch_access_log(self) -> None:
         """Say when lines are lost, and when no more are; the metrics have the count."""

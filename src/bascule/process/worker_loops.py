@@ -174,7 +174,7 @@ class _Hanging:
 
         def readable() -> None:
             worker.read(link)
-            if worker.ended or worker.draining_until_s:
+            if worker.ended or worker.emptying:
                 self.beat()
 
         self._also(link.fileno(), readable)
