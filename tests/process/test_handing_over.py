@@ -102,7 +102,7 @@ def test_a_retired_workers_clients_go_to_the_others(start: Start, held: Callable
 def test_clients_and_tunnels_outlive_an_upgrade_and_the_switch_back(start: Start, held: Callable[[], Held]) -> None:
     balancer = start(workers=2)
     clients = held()
-    for arguments in ((), ("--back",), ()):
+    for arguments in ((), ("--back",)):
         receipt = upgrade(balancer, *arguments)
         clients.use()
         assert receipt["ok"]
