@@ -197,7 +197,9 @@ def _mirror(source: Path, target: Path, changes: Mapping[str, str]) -> None:
         elif entry.name not in changed:
             os.symlink(entry, copy)
         elif entry.is_dir():
-            below = {path.partition("/")[2]: text for path, text in changes.items() if path.startswith(entry.name + "/")}
+            below = {
+                path.partition("/")[2]: text for path, text in changes.items() if path.startswith(entry.name + "/")
+            }
             _mirror(entry, copy, below)
         else:
             copy.write_text(changes[entry.name])
