@@ -10,18 +10,27 @@ active generation goes on as if nothing had been.
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import os
 
-from bascule.process import descriptors as open_files
-from bascule.process import program as programs
-from bascule.process.crew import NUMBERS_MAX
+from bascule.process.asking import Asking
 from bascule.process.generation import CANDIDATE, RESTING, Generation
-from bascule.process.link import Link
+from bascule.process.phases import (
+    ADOPTING,
+    ASKING,
+    EMPTYING,
+    FILLING,
+    HOLDING,
+    LENDING,
+    PATIENCE_S,
+    SAYINGS,
+    STARTING,
+    TAKING_OVER,
+    TESTING,
+)
 from bascule.process.probation import Probation
-from bascule.process.receipt import Receipt
+from bascule.process.receipt import Receipt, summary
+from bascule.process.room import shortage
 from bascule.process.self_test import SelfTest
-from bascule.process.spawn import describe_exit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,40 +41,11 @@ if TYPE_CHECKING:
     from bascule.process.lending import Lending
     from bascule.process.log import Log
     from bascule.process.poller import Poller, Timer
+    from bascule.process.program import Program
 
     Report = Callable[[dict[str, Any]], None]
 
-ASKING, STARTING, FILLING, TESTING = "asking", "starting", "filling", "testing"
-HOLDING, ADOPTING, LENDING, TAKING_OVER, EMPTYING = "holding", "adopting", "lending", "taking over", "emptying"
-
-PATIENCE_S = {
-    ASKING: 20.0,
-    STARTING: 120.0,
-    FILLING: 60.0,
-    TESTING: 20.0,
-    HOLDING: 20.0,
-    ADOPTING: 20.0,
-    LENDING: 20.0,
-    TAKING_OVER: 5.0,
-    EMPTYING: 5.0,
-}
-"""How long each phase may take. One that is late fails the upgrade; the last two only end the waiting."""
-
-SAYINGS = {
-    ASKING: "asking the program on disk what it is",
-    STARTING: "starting the new master",
-    FILLING: "starting the new workers",
-    TESTING: "the new workers answer test requests",
-    HOLDING: "waiting for the change under way",
-    ADOPTING: "the workers adopt the newest snapshot",
-    LENDING: "lending the listening sockets to both generations",
-    TAKING_OVER: "the new master takes charge",
-    EMPTYING: "connections move to the new workers",
-}
 _LOOK_S = 0.02
-DESCRIPTORS_PER_WORKER = 6
-"""Its two links and their other ends, the listener of its test, and a way to hand connections over."""
-DESCRIPTORS_SPARE = 40
 
 
 class Upgrade:
@@ -87,8 +67,9 @@ class Upgrade:
         self._report: Report = lambda message: None
         self._timer: Timer | None = None
         self._probation_ms = 0
-        self._probe: tuple[int, Link] | None = None
+        self._asking = Asking(poller, lambda program: self._attempt(lambda: self._start(program)), self._fail)
         self._test: SelfTest | None = None
+        self._baseline: dict[str, Any] = {}
         self._own_snapshot = False
         """The generation that the last upgrade started could not use the snapshot of the one before."""
         self._lost = False
@@ -98,19 +79,17 @@ class Upgrade:
 
     def begin(self, launcher: Sequence[str], probation_ms: int, reason: str, report: Report) -> None:
         """Replace the active generation by the program that `launcher` starts."""
-        if self._refused(report) or self._short(report):
+        if self._refused(report):
+            return
+        workers, rests = self._keeper.active.crew.target, self.probation.resting is not None
+        short = shortage(self._lending, workers, one_rests=rests)
+        if short is not None:
+            report(_failed(*short))
             return
         self._is_back, self._probation_ms, self._own_snapshot = False, probation_ms, False
         self._begun("upgrade", reason, report)
         self._enter(ASKING)
-        try:
-            self._probe = programs.ask(launcher)
-        except OSError as error:
-            self._fail(
-                f"{launcher[0]} cannot be started: {error.strerror}", "check that it is installed and executable"
-            )
-            return
-        self._poller.watch(self._probe[1], self._from_program, lambda: None)
+        self._asking.begin(launcher)
 
     def back(self, reason: str, report: Report) -> None:
         """Return to the generation that rests."""
@@ -147,6 +126,7 @@ class Upgrade:
             "version": self._keeper.active.program.version,
             "resting": None if resting is None else {"generation": resting.number, "version": resting.program.version},
             "probation_left_s": round(self.probation.left_s(), 1),
+            "baseline": self.probation.baseline,
         }
 
     def stop(self) -> None:
@@ -170,18 +150,7 @@ class Upgrade:
 
     def reaped(self, pid: int, status: int) -> bool:
         """Take note of a dead child; False when it was not the program that was asked."""
-        if self._probe is None or self._probe[0] != pid:
-            return False
-        self._poller.drain(self._probe[1])
-        if self._probe is not None:
-            self._probe = (0, self._probe[1])
-        self._close_probe()
-        if self.phase == ASKING:
-            self._fail(
-                f"the program on disk does not start: {describe_exit(status)}",
-                "its own message is on standard error of the keeper (the journal); install it again",
-            )
-        return True
+        return self._asking.reaped(pid, status)
 
     def crashed(self, what: str) -> None:
         """A process of the active generation died unasked: twice on probation is once too often."""
@@ -193,23 +162,12 @@ class Upgrade:
         is to change, and of that its death is as good a promise as its word."""
         if self.phase not in {HOLDING, ADOPTING, LENDING}:
             return False
-        self._poller.call_later(0.0, self.held)
+        self._poller.call_later(0.0, lambda: self.held({}))
         return True
 
     # ---- the candidate
 
-    def _from_program(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        _ignored(message, descriptors)
-        if self.phase != ASKING:
-            return
-        try:
-            program = programs.from_message(message)
-        except programs.UnusableError as error:
-            self._fail(f"the program on disk cannot be used: {error}", "install it again, with all that it depends on")
-            return
-        self._attempt(lambda: self._start(program))
-
-    def _start(self, program: programs.Program) -> None:
+    def _start(self, program: Program) -> None:
         self._enter(STARTING)
         old, keeper = self._old, self._keeper
         assert old is not None
@@ -324,14 +282,16 @@ class Upgrade:
         self._old.may_start_master = False
         self._old.tell_master({"type": "hold"})
         if not self._old.master_pid:
-            self.held()
+            self.held({})
 
-    def held(self) -> None:
-        """The active master holds still: from here to the commit nothing changes."""
+    def held(self, baseline: dict[str, Any]) -> None:
+        """The active master holds still: from here to the commit nothing changes. `baseline`: what the new generation is
+        to be measured by, empty when nobody knows."""
         if self.phase != HOLDING:
             return
+        self._baseline = baseline
         if any(listener.closing for listener in self._lending.listeners.values()):
-            self._poller.call_later(_LOOK_S, self.held)  # who empties its queue must not lose it
+            self._poller.call_later(_LOOK_S, lambda: self.held(baseline))  # who empties its queue must not lose it
             return
         assert self._new is not None
         self._enter(ADOPTING)
@@ -352,6 +312,7 @@ class Upgrade:
         assert self._receipt is not None
         self._lending.commit()
         self.probation.end()
+        self.probation.baseline = self._baseline
         self._receipt.committed(old, new, self._lending)
         self._keeper.activate(new)
         deadline_ms = old.crew.drain_timeout_ms
@@ -408,11 +369,13 @@ class Upgrade:
     def _proven(self) -> None:
         self._log.info("the new version is proven", version=self._keeper.active.program.version)
         if not self.phase:  # else the end of what is under way decides
+            self._keeper.announce({"phase": "proven", "text": "the probation is over: the version before ends"})
             self._keeper.renew()
 
     def _resting_lost(self, generation: Generation, why: str) -> bool:
         if generation.state == RESTING:
             self.probation.lost(generation, why)
+            self._keeper.announce({"phase": "lost", "text": f"there is no way back to the version before: {why}"})
         if self.phase == TAKING_OVER and not generation.master_pid:
             self._promote()
         return False
@@ -430,22 +393,6 @@ class Upgrade:
             return False
         return True
 
-    def _short(self, report: Report) -> bool:
-        """Say so and return True when there is no room for another generation beside those there are."""
-        workers = self._keeper.active.crew.target
-        numbers = sum(len(crew.workers) for crew in self._lending.crews) + workers
-        wanted = DESCRIPTORS_SPARE + DESCRIPTORS_PER_WORKER * workers
-        if numbers > NUMBERS_MAX:
-            what = f"{numbers} workers at once are more than the {NUMBERS_MAX} that the shared regions have room for"
-            rests = self.probation.resting is not None
-            report(_failed(what, "end the probation first: bascule upgrade --finish" if rests else "run fewer workers"))
-        elif open_files.left() < wanted:
-            what = f"the keeper can open {open_files.left()} more files, and an upgrade needs {wanted}"
-            report(_failed(what, "raise its limit of open files (LimitNOFILE= of the unit, `prlimit --nofile`)"))
-        else:
-            return False
-        return True
-
     def _begun(self, kind: str, reason: str, report: Report) -> None:
         self._old, self._report, self._deferred = self._keeper.active, report, []
         self._receipt = Receipt(kind, reason, self._old, self._lending)
@@ -455,6 +402,7 @@ class Upgrade:
             self._receipt.phase_ended(self.phase)
         self.phase = phase
         self._report({"type": "progress", "phase": phase, "text": SAYINGS[phase]})
+        self._keeper.announce({"phase": phase, "text": SAYINGS[phase]})
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._poller.call_later(PATIENCE_S[phase], self._late)
@@ -479,7 +427,7 @@ class Upgrade:
         if not self._is_undecided() or self._receipt is None:
             return
         phase, self.phase = self.phase, ""
-        self._close_probe()
+        self._asking.end()
         self._close_test()
         if phase in {HOLDING, ADOPTING, LENDING}:
             self._release_master(self._keeper.active)
@@ -520,20 +468,12 @@ class Upgrade:
         self.phase = ""
         if self._timer is not None:
             self._timer.cancel()
-        self._close_probe()
+        self._asking.end()
         report, self._report = self._report, lambda message: None
         self._old = self._new = self._receipt = None
         self._keeper.remember(document)
+        self._keeper.announce(summary(document))
         report({"type": "receipt", "receipt": document})
-
-    def _close_probe(self) -> None:
-        if self._probe is not None:
-            pid, link = self._probe
-            self._probe = None
-            self._poller.unwatch(link)
-            link.close()
-            if pid:
-                os.kill(pid, _signal.SIGKILL)
 
     def _close_test(self) -> None:
         if self._test is not None:
