@@ -30,6 +30,7 @@ def stand_by(master: Master, boot: Boot) -> None:
     configuration: because of its own layout, or because the statistics were made anew, whose slots it names.
     """
     from bascule.process import configuration
+    from bascule.process.preload import preload
 
     loaded = configuration.load(master.options)
     restarted = _adopt_regions(master, loaded)
@@ -37,6 +38,7 @@ def stand_by(master: Master, boot: Boot) -> None:
         restarted.append("snapshot")
         _compile_anew(master, boot, loaded)
     master.loaded = loaded
+    preload(loaded.store.type)
     master.tell_keeper({"type": "standing_by", "restarted": restarted})
 
 
