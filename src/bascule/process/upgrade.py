@@ -55,8 +55,7 @@ class Upgrade:
 
     def __init__(self, keeper: Keeper, poller: Poller, log: Log, lending: Lending) -> None:
         """See the class."""
-        self.phase = ""
-        """Empty: nothing is under way."""
+        self.phase = ""  # nothing is under way
         self.usual_probation_ms = 0
         """How long a probation lasts when nobody says."""
         self.probation = Probation(poller, log, self._proven)
