@@ -8,18 +8,25 @@ Life of a slot: free -> [slot()] live -> [release()] resting -> [reuse delay ove
 A slot rests so that exchanges pinned to an older snapshot can end under the old object's number first.
 """
 
+import os
 import time
 
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
 
 from bascule.shared.atomic cimport load32, load64, store32_release, store64_release
 from bascule.shared.region cimport Mapping, region_map, region_unmap
+from bascule.shared.snapshot cimport (
+    FRONTEND_REMOVED, NO_INDEX, SNAPSHOT_OK, BackendRecord, FrontendRecord, ListenerRecord, ServerRecord, Snapshot, Str,
+    snapshot_open,
+)
 from bascule.shared.statistics cimport STATISTICS_OK, StatBlock
 from bascule.shared.statistics_layout cimport (
-    GENERATION_RENEWING, KIND_COUNT, LOG_ADD, LOG_RELEASE, LogEntry, RegionHeader, RegionLayout, SegmentHeader,
-    check_region
+    GENERATION_RENEWING, KIND_BACKEND, KIND_COUNT, KIND_FRONTEND, KIND_LISTENER, KIND_SERVER, LOG_ADD, LOG_RELEASE, LogEntry,
+    RegionHeader, RegionLayout, SegmentHeader, check_region,
 )
 
 from bascule.shared.region import RegionError
@@ -50,6 +57,7 @@ cdef class Directory:
     cdef uint32_t next_slot       # slots from here on were never used
     cdef uint32_t epoch
     cdef uint64_t used            # bytes of the active half
+    cdef bint unread              # the log says more than `kinds`: see seed
 
     def __cinit__(self, int fd, *, double reuse_delay_s=60.0):
         region_map(&self.mapping, fd, True)
@@ -66,6 +74,7 @@ cdef class Directory:
         region_unmap(&self.mapping)
 
     def __len__(self) -> int:
+        self.catch_up()
         return sum(map(len, self.kinds))
 
     def slot(self, str kind not None, str id not None) -> int:
@@ -73,6 +82,7 @@ cdef class Directory:
         cdef object number = KIND_NUMBERS.get(kind)
         if number is None:
             raise ValueError(f"unknown kind {kind!r}: use listener, frontend, backend or server")
+        self.catch_up()
         cdef dict ids = <dict>self.kinds[number]
         cdef object known = ids.get(id)
         if known is not None:
@@ -93,6 +103,7 @@ cdef class Directory:
 
     def release(self, str kind not None, str id not None) -> None:
         """The object is gone: its numbers vanish from the readers' lists, its slot rests. KeyError if unknown."""
+        self.catch_up()
         number = KIND_NUMBERS.get(kind)
         if number is None or id not in self.kinds[number]:
             raise KeyError(f"no {kind} {id!r} in the statistics directory")
@@ -103,6 +114,7 @@ cdef class Directory:
 
     def retain(self, wanted) -> int:
         """Releases every object that is not in `wanted`, an iterable of (kind, id); returns how many."""
+        self.catch_up()
         keep = set(wanted)
         gone = [(KIND_NAMES[number], id) for number, ids in enumerate(self.kinds) for id in ids
                 if (KIND_NAMES[number], id) not in keep]
@@ -110,10 +122,119 @@ cdef class Directory:
             self.release(kind, id)
         return len(gone)
 
+    @property
+    def bound(self) -> int:
+        """No object has a slot from here on."""
+        self.catch_up()
+        return self.next_slot
+
     def items(self) -> list:
         """[(kind, id, slot)] of all live objects, by slot."""
+        self.catch_up()
         rows = [(KIND_NAMES[number], id, slot) for number, ids in enumerate(self.kinds) for id, slot in ids.items()]
         return sorted(rows, key=lambda row: row[2])
+
+    def seed(self, int fd) -> None:
+        """Gives every object of the records image in `fd` the slot that the image says. Only of a directory that has given out
+        none. ValueError when the image is none, or says what cannot be; then nothing has been given out.
+
+        The log alone is written, in one go; names are read from it when somebody asks.
+        """
+        cdef Snapshot snapshot
+        cdef void* mapped
+        cdef uint64_t size = os.fstat(fd).st_size
+        cdef uint8_t* taken
+        cdef int fault
+        if self.used or self.next_slot:
+            raise ValueError("this directory has given out slots: it cannot be seeded")
+        mapped = mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0)
+        if mapped == MAP_FAILED:
+            raise ValueError("the image cannot be mapped")
+        taken = <uint8_t*>calloc(self.header.objects, 1)
+        try:
+            if taken == NULL:
+                raise MemoryError
+            fault = snapshot_open(&snapshot, <const uint8_t*>mapped, size)
+            if fault != SNAPSHOT_OK:
+                raise ValueError(f"the image does not hold together (fault {fault})")
+            if not self.seed_from(&snapshot, taken):
+                self.used = 0
+                raise ValueError("the image gives a slot twice, or one that the region does not have")
+        finally:
+            free(taken)
+            munmap(mapped, size)
+        self.commit()
+        self.unread = True
+
+    cdef bint seed_from(self, const Snapshot* snapshot, uint8_t* taken) noexcept:
+        """Writes the log for all objects and, as resting, for the slots between them; False when something cannot be."""
+        cdef const char* strings = snapshot.strings
+        cdef const ListenerRecord* listener
+        cdef const FrontendRecord* frontend
+        cdef const BackendRecord* backend
+        cdef uint32_t i, bound
+        cdef bint good = True
+        for i in range(snapshot.listener_count):
+            listener = snapshot.listeners + i
+            good = good and self.seed_one(KIND_LISTENER, listener.stat_slot, taken, strings, listener.id)
+        for i in range(snapshot.frontend_count):
+            frontend = snapshot.frontends + i
+            if not frontend.flags & FRONTEND_REMOVED:
+                good = good and self.seed_one(KIND_FRONTEND, frontend.stat_slot, taken, strings, frontend.id)
+        for i in range(snapshot.backend_count):
+            backend = snapshot.backends + i
+            if backend.id.length:
+                good = good and self.seed_one(KIND_BACKEND, backend.stat_slot, taken, strings, backend.id)
+        if not good or not self.seed_servers(snapshot, taken):
+            return False
+        bound = self.header.objects
+        while bound and not taken[bound - 1]:
+            bound -= 1
+        for i in range(bound):
+            if not taken[i]:
+                if self.used + entry_size(0) > self.layout.log_size:
+                    return False
+                write_entry(self.half(), &self.used, 1, LOG_RELEASE, i, 0, b"", 0)
+        return True
+
+    cdef bint seed_servers(self, const Snapshot* snapshot, uint8_t* taken) noexcept:
+        cdef const char* strings = snapshot.strings
+        cdef const BackendRecord* backend
+        cdef const ServerRecord* server
+        cdef char[2 * ID_BYTES_MAX + 2] name
+        cdef Str place
+        cdef uint32_t i
+        for i in range(snapshot.server_count):
+            server = snapshot.servers + i
+            if server.backend == NO_INDEX or not server.id.length:
+                continue
+            backend = snapshot.backends + server.backend
+            if backend.id.length > ID_BYTES_MAX or server.id.length > ID_BYTES_MAX:
+                return False
+            memcpy(name, strings + backend.id.offset, backend.id.length)
+            name[backend.id.length] = c'/'
+            memcpy(name + backend.id.length + 1, strings + server.id.offset, server.id.length)
+            place.offset = 0
+            place.length = backend.id.length + 1 + server.id.length
+            if not self.seed_one(KIND_SERVER, server.stat_slot, taken, name, place):
+                return False
+        return True
+
+    cdef bint seed_one(self, uint32_t kind, uint32_t slot, uint8_t* taken, const char* strings, Str id) noexcept:
+        if (slot >= self.header.objects or taken[slot] or id.length > ID_BYTES_MAX
+                or self.used + entry_size(id.length) > self.layout.log_size):
+            return False
+        taken[slot] = 1
+        write_entry(self.half(), &self.used, kind, LOG_ADD, slot, 1, strings + id.offset, id.length)
+        store32_release(&self.generations[slot], 1)
+        return True
+
+    cpdef int catch_up(self) except -1:
+        """Reads the names that `seed` has left in the log: 0.5 us each."""
+        if self.unread:
+            self.unread = False
+            self.adopt()
+        return 0
 
     cdef int adopt(self) except -1:
         """Replays the log of earlier masters. Their released slots rest anew: for how long they did is unknown."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bascule.change.compiled import CompiledSnapshot
     from bascule.process.configuration import Configuration
     from bascule.process.pipeline import Pipeline
+    from bascule.process.warm_start import WarmStart
     from bascule.shared.statistics import Directory
 
 CANNOT_START = 3
@@ -60,6 +61,8 @@ class Master:
         self.ready = False
         self.pipeline: Pipeline | None = None
         """Of a live store."""
+        self.warm: WarmStart | None = None
+        """What remains to be done after a start from images."""
         self.runner: asyncio.Runner | None = None
         """Its loop, when the boot needed one."""
 
@@ -112,9 +115,13 @@ class Boot:
 
         loaded = configuration.load_first(master.options)
         if loaded.live:
-            from bascule.process.live_boot import boot_live
+            from bascule.process.warm_start import warm_start
 
-            boot_live(master, self, loaded)
+            master.warm = warm_start(master, self, loaded)
+            if master.warm is None:
+                from bascule.process.live_boot import boot_live
+
+                boot_live(master, self, loaded)
             return
         self.make_regions(loaded.object_count(), loaded.limits_bytes())
         compiled = self._compile(loaded)

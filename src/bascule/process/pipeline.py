@@ -18,11 +18,12 @@ import msgspec
 from bascule.change.examine import path_of
 from bascule.change.gates import OPERATOR
 from bascule.change.gather import Gather
+from bascule.change.images_file import About
 from bascule.change.ledger import owner_of
 from bascule.change.live import Applied, Freeze, ObjectState
 from bascule.change.names import ServerNames
 from bascule.change.objects import Changes, ObjectTable
-from bascule.model.keys import format_key, parse_key
+from bascule.model.keys import SETTINGS, format_key, parse_key
 from bascule.model.problems import Problem
 from bascule.model.quantities import duration_ms
 from bascule.process.compiling import Compiling, images_of, refusals
@@ -60,7 +61,15 @@ APPLIED_S: Final = 10.0
 class Pipeline:
     """One store in force. Owner: the master, for its life; used from its event loop only."""
 
-    def __init__(self, master: Master, store: Store, table: StoreTable, settings: Settings, directory: str) -> None:
+    def __init__(
+        self,
+        master: Master,
+        store: Store,
+        table: StoreTable,
+        settings: Settings,
+        directory: str,
+        compiling: Compiling | None = None,
+    ) -> None:
         """`table` is the `[store]` table, `settings` hold while the store has none, `directory` outlives a reboot."""
         assert master.directory is not None
         self.master = master
@@ -72,7 +81,7 @@ class Pipeline:
         self.notices = Notices()
         self.metrics = LiveMetrics()
         self.names = ServerNames()
-        self.compiling = Compiling(master.directory.slot, master.publisher)
+        self.compiling = compiling or Compiling(master.directory.slot, master.publisher)
         self.progress = Progress(master.publisher, self.metrics)
         self.settings = settings
         self.following = Following(store, master.log, self._on_reading, self._on_batch, self._on_store)
@@ -118,6 +127,7 @@ class Pipeline:
         """Say that what was loaded is in force."""
         self.progress.note(self.table.revision, 0.0)
         self.guard.note_all(since.entries)
+        self.note_images()
 
     def _nothing(self) -> Changes:
         return Changes(self.table.revision, [], {}, rewritten=[], standing=[])
@@ -167,6 +177,7 @@ class Pipeline:
             try:
                 if self.compiling.fold_due:
                     await self._fold()
+                await self._keep_images()
                 await self._let_go()
                 if self.gates.freeze_state() is None:
                     await self._review()
@@ -330,6 +341,31 @@ class Pipeline:
         async with self._lock:
             if self.compiling.fold_due and not len(self._gather):
                 self._publish(await self.compiling.fold(self.table.revision))
+
+    async def _keep_images(self) -> None:
+        """Have the images written down now and then, beside the objects that they say."""
+        if (
+            self.guard.last_good.images_wanted(len(self.table.ledger))
+            and self.compiling.ready
+            and not len(self._gather)
+        ):
+            async with self._lock:
+                if any(server.draining for server in self._servers.departures.departed()):
+                    return  # what is in force has servers that no object says
+                if not self.compiling.clean:
+                    self._publish(await self.compiling.fold(self.table.revision))
+                self.note_images()
+
+    def note_images(self) -> None:
+        """Hand the images in force to the last good configuration, if that is worth while."""
+        if self.guard.last_good.images_wanted(len(self.table.ledger)):
+            kept = self.compiling.keep()
+            if kept is not None:
+                settings = self.table.in_force(SETTINGS) or b""
+                listeners = [(entry["id"], entry["address"]) for entry in self._wanted_listeners()]
+                assert self.master.directory is not None
+                slots = (len(self.table.ledger) + self.master.directory.bound + 1) // 2
+                self.guard.last_good.note_images(kept, About(listeners, settings, slots))
 
     def _quarantine(self, compiled: CompiledSnapshot, changes: Changes) -> None:
         """Refuse what the compiler has refused: its form before stays in force."""
