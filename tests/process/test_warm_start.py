@@ -90,7 +90,9 @@ def test_counters_are_those_of_the_objects(large: Large, port: int) -> None:
         assert status_of(port, path) == 200
     text = large.request("GET", "/metrics")[1].decode()
     for name, count in (("f3", 2), (f"f{FRONTENDS - 1}", 1), ("new", 1), ("f4", 0)):
-        line = next((line for line in text.splitlines() if "requests_total" in line and f'frontend="{name}"' in line), "0")
+        line = next(
+            (line for line in text.splitlines() if "requests_total" in line and f'frontend="{name}"' in line), "0"
+        )
         assert float(line.rsplit(" ", 1)[-1]) == count, name
 
 

@@ -28,7 +28,7 @@ from bascule.change.edits import Edit
 from bascule.change.examine import Examined, decode_record, examine, tree_of
 from bascule.change.ledger import Ledger, owner_of
 from bascule.change.live import ObjectState
-from bascule.change.loading import load_plain
+from bascule.change.loading import load, place
 from bascule.change.standing import Standing, no_room, waits
 from bascule.model import limits
 from bascule.model.keys import SETTINGS, ObjectKey, parse_key
@@ -180,14 +180,22 @@ class ObjectTable:
     def load(self, entries: Mapping[str, Entry], identity: str, revision: int) -> None:
         """Fill an empty table. Nothing is held against the entries."""
         self.identity = identity
-        loaded = load_plain(entries, self._settings)
+        loaded = load(entries, self._settings)
         if loaded is None:
             self.apply([Event(key, entry) for key, entry in entries.items()], revision)
             return
         self.revision = revision
-        self.ledger.fill(entries, loaded.below)
+        doubtful = {key: entries[key] for key in loaded.doubtful}
+        plain = {key: entry for key, entry in entries.items() if key not in doubtful} if doubtful else entries
+        self.ledger.fill(plain, loaded.below)
         self._users, self._counted, self._listeners = loaded.users, loaded.counts, dict(loaded.tree.listeners)
-        self._loaded = loaded.tree
+        tree = loaded.tree
+        if doubtful:
+            changes = self.apply([Event(key, entry) for key, entry in doubtful.items()], revision)
+            place(tree, changes.edits)
+            if changes.settings is not None:
+                tree = msgspec.structs.replace(tree, settings=changes.settings)
+        self._loaded = tree
 
     def apply(self, events: Iterable[Event], revision: int) -> Changes:
         """Take events in, each key once, and return what they change of what is in force."""
