@@ -38,18 +38,15 @@ _REFUSED: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
 class Loaded:
-    """What is plainly in order, and the indices of it."""
+    """What is plainly in order."""
 
-    __slots__ = ("below", "counts", "doubtful", "tree", "users")
+    __slots__ = ("counts", "doubtful", "tree")
 
     def __init__(self, tree: Tree) -> None:
         """See the class."""
         self.tree = tree
-        self.below: dict[str, str | set[str]] = {}
-        """Owner's key to the keys directly below it: a set when there are several."""
-        self.users: dict[str, str | set[str]] = {}
-        """Backend id to the keys of the frontends that lead to it: a set when there are several."""
         self.counts: Counter[str] = Counter()
+        """Objects by kind."""
         self.doubtful: set[str] = set()
         """Keys that are in nothing of the above."""
 
@@ -66,8 +63,6 @@ def load(entries: Mapping[str, Entry], settings: Settings) -> Loaded | None:
     loaded.doubtful |= blamed
     if loaded.doubtful:
         _leave_out(loaded, settings)
-    for name, frontend in loaded.tree.frontends.items():
-        _add(loaded.users, frontend.backend, f"frontends/{name}")
     _count(loaded, entries)
     return loaded
 
@@ -87,7 +82,7 @@ def place(tree: Tree, edits: Iterable[Edit]) -> None:
 
 
 def _decoded(entries: Mapping[str, Entry], settings: Settings) -> Loaded:
-    """Return everything that decodes and has an owner, with nothing in `users` and `counts` yet."""
+    """Return everything that decodes and has an owner, not counted yet."""
     tops: dict[str, tuple[Decode, dict[str, Any]]] = {plural: (_DECODE[kind], {}) for plural, kind in KINDS.items()}
     fields: dict[str, Any] = {plural: records for plural, (_, records) in tops.items()}
     loaded = Loaded(Tree(**fields, settings=settings))
@@ -126,7 +121,6 @@ def _place(loaded: Loaded, plural: str, owners: dict[str, Any], found: list[tupl
     for name in [name for name, record in owners.items() if getattr(record, below)]:
         del owners[name]
         loaded.doubtful.add(f"{plural}/{name}")
-    index = loaded.below
     for owner, name, key, value in found:
         record = owners.get(owner)
         if record is None:
@@ -136,8 +130,6 @@ def _place(loaded: Loaded, plural: str, owners: dict[str, Any], found: list[tupl
             getattr(record, below)[name] = decode(value)
         except _REFUSED:
             loaded.doubtful.add(key)
-        else:
-            _add(index, f"{plural}/{owner}", key)
 
 
 def _blamed(path: Path, entries: Mapping[str, Entry]) -> str:
@@ -157,32 +149,28 @@ def _leave_out(loaded: Loaded, settings: Settings) -> None:
     if any(key.startswith("listeners/") for key in doubtful):
         doubtful.update(f"listeners/{name}" for name in tree.listeners)
         tree.listeners.clear()
-    backends = {name for name in _names(doubtful, "backends") if tree.backends.pop(name, None) is not None}
+    for name in _names(doubtful, "backends"):
+        _take_out(doubtful, "backends", name, tree.backends)
     lost = {name for name, frontend in tree.frontends.items() if frontend.backend not in tree.backends}
     doubtful.update(f"frontends/{name}" for name in lost)
-    frontends = {name for name in _names(doubtful, "frontends") if tree.frontends.pop(name, None) is not None}
+    for name in _names(doubtful, "frontends"):
+        _take_out(doubtful, "frontends", name, tree.frontends)
     for name in _names(doubtful, "hosts"):
         tree.hosts.pop(name, None)
-    for owner in [*(f"backends/{name}" for name in backends), *(f"frontends/{name}" for name in frontends)]:
-        known = loaded.below.pop(owner, ())
-        doubtful.update((known,) if isinstance(known, str) else known)
-    for key in list(doubtful):
+    for key in doubtful:
         parts = key.split("/")
-        if len(parts) == 4 and parts[0] in CHILDREN and f"{parts[0]}/{parts[1]}" in loaded.below:
-            _leave_out_below(loaded, key, parts)
+        if len(parts) == 4 and parts[0] in CHILDREN:
+            owner = getattr(tree, parts[0]).get(parts[1])
+            if owner is not None:
+                getattr(owner, CHILDREN[parts[0]][0]).pop(parts[3], None)
 
 
-def _leave_out_below(loaded: Loaded, key: str, parts: list[str]) -> None:
-    """Take one server or middleware out of its owner, if it is there."""
-    below = CHILDREN[parts[0]][0]
-    if getattr(getattr(loaded.tree, parts[0])[parts[1]], below).pop(parts[3], None) is None:
-        return
-    owner = f"{parts[0]}/{parts[1]}"
-    known = loaded.below[owner]
-    if isinstance(known, str) or len(known) == 1:
-        del loaded.below[owner]
-    else:
-        known.discard(key)
+def _take_out(doubtful: set[str], plural: str, name: str, owners: dict[str, Any]) -> None:
+    """Take a backend or a frontend out, if it is there; what is below it is doubtful too."""
+    record = owners.pop(name, None)
+    if record is not None:
+        below = CHILDREN[plural][0]
+        doubtful.update(f"{plural}/{name}/{below}/{child}" for child in getattr(record, below))
 
 
 def _names(keys: Iterable[str], plural: str) -> list[str]:
@@ -195,17 +183,5 @@ def _count(loaded: Loaded, entries: Mapping[str, Entry]) -> None:
     tree = loaded.tree
     loaded.counts[SETTINGS] = int(SETTINGS in entries and SETTINGS not in loaded.doubtful)
     loaded.counts.update({kind: len(getattr(tree, plural)) for plural, kind in KINDS.items()})
-    for plural, (_, kind) in CHILDREN.items():
-        start = plural + "/"
-        counted = (known for owner, known in loaded.below.items() if owner.startswith(start))
-        loaded.counts[kind] = sum(1 if isinstance(known, str) else len(known) for known in counted)
-
-
-def _add(index: dict[str, str | set[str]], name: str, key: str) -> None:
-    known = index.get(name)
-    if known is None:
-        index[name] = key
-    elif isinstance(known, str):
-        index[name] = {known, key}
-    else:
-        known.add(key)
+    for plural, (below, kind) in CHILDREN.items():
+        loaded.counts[kind] = sum(len(getattr(record, below)) for record in getattr(tree, plural).values())
