@@ -79,7 +79,6 @@ class WarmStart:
             good = pipeline.guard.last_good.load()
             if good is not None:
                 pipeline.load(good)
-            master.directory.catch_up()
         if good is not None:
             pipeline.guard.restore()
             pipeline.compiling.identity = good.identity
