@@ -10,6 +10,10 @@ def main() -> int:
         from bascule.process.keeper import main as keeper
 
         return keeper(argv[0], argv[1:])
+    if argv and argv[0] == "_program":
+        from bascule.process.program import main as program
+
+        return program(argv[1:])
     from bascule.cli.main import main as command_line
 
     return command_line(argv)

@@ -98,6 +98,25 @@ def test_draining_answers_what_is_under_way_and_closes_the_rest() -> None:
         assert h.engine.state()["clients"] == 0
 
 
+def test_draining_answers_requests_that_were_pipelined() -> None:
+    """Whoever sent three requests at once gets three answers: only the last says close."""
+    with Harness() as h:
+        client = h.connect()
+        client.sendall(GET * 3)
+        server = h.accept()
+        h.head(server)
+        h.engine.drain(5000)
+        for last in (False, False, True):
+            server.sendall(OK)
+            assert (b"\r\nConnection: close\r\n" in h.head(client)) == last
+            if not last:
+                # A draining engine keeps no server connection: each request has one of its own.
+                server = h.accept()
+                h.head(server)
+        assert h.ended(client)
+        h.until(lambda: h.engine.drained, "drained")
+
+
 def test_a_snapshot_lives_until_its_last_exchange() -> None:
     with Harness() as h:
         clients, servers = [], []

@@ -43,6 +43,7 @@ cdef ListenerRuntime* listener_find(Engine* engine, const char* id, uint32_t len
         return NULL
     memcpy(listener.id, id, length)
     listener.id_length = length
+    listener.rehearsal = id[0] == 42  # "*": no configured id begins so
     set_defaults(engine, listener)
     listener.next = engine.listeners
     engine.listeners = listener

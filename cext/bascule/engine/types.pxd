@@ -95,6 +95,7 @@ cdef struct ListenerRuntime:
     uint32_t id_length
     bint configured               # the newest snapshot names it
     bint lapsing                  # the snapshot before it did; lives within one adoption
+    bint rehearsal                # of the self-test of a new generation: requests are routed and answered, not forwarded
     ListenerRecord record
     Network* networks
     uint32_t network_count

@@ -26,5 +26,6 @@ cdef void server_release(Engine* engine, Exchange* x, bint reusable) noexcept no
 cdef void forget_replay(Engine* engine, Exchange* x) noexcept nogil
 cdef void snapshot_pin(Exchange* x, Snapshot* snapshot) noexcept nogil
 cdef void snapshot_unpin(Engine* engine, Snapshot* snapshot) noexcept nogil
+cdef bint client_leaves(Engine* engine, Conn* client) noexcept nogil  # the answer that is composed now says close
 cdef void client_idle(Engine* engine, Conn* client) noexcept nogil
 cdef void clients_hasten(Engine* engine) noexcept nogil

@@ -148,6 +148,13 @@ cdef void client_idle(Engine* engine, Conn* client) noexcept nogil:
                  else client.listener.record.keepalive_timeout_ms)
 
 
+cdef bint client_leaves(Engine* engine, Conn* client) noexcept nogil:
+    """Whether an answer is to be a client's last here. Not while a further request has come already: who pipelines it could not know."""
+    if not engine.draining and client.listener.configured:
+        return False
+    return not client.ready & READY_READ and (client.input == NULL or client.input.start == client.input.end)
+
+
 cdef uint32_t drain_delay_ms(Engine* engine) noexcept nogil:
     """How long an idle client that must go is kept: spread, so that the reconnects do not come all at once.
 
@@ -254,6 +261,7 @@ cdef void exchange_fail(Engine* engine, Exchange* x, uint32_t status, uint8_t er
 
 # ---- answers of our own --------------------------------------------------------------------------------------------------
 cdef const char* reason_phrase(uint32_t status) noexcept nogil:
+    if status == 200: return b"OK"
     if status == 400: return b"Bad Request"
     if status == 404: return b"Not Found"
     if status == 405: return b"Method Not Allowed"
@@ -293,7 +301,7 @@ cdef void exchange_reply(Engine* engine, Exchange* x, uint32_t status, uint8_t e
     if x.server != NULL:
         x.flags &= ~X_KEEP_SERVER
         server_release(engine, x, False)
-    if not request_is_over(x) or status == 400 or engine.draining or not client.listener.configured:
+    if not request_is_over(x) or status == 400 or client_leaves(engine, client):
         x.flags &= ~X_KEEP_CLIENT
     if x.flags & X_KEEP_CLIENT:
         connection = b""

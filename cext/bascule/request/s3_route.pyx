@@ -1,6 +1,7 @@
 """See s3_route.pxd."""
 
 from libc.stdint cimport uint32_t
+from libc.stdio cimport snprintf
 
 from bascule.engine.system cimport memcpy, unlikely
 from bascule.engine.types cimport HEADERS_MAX
@@ -9,6 +10,14 @@ from bascule.request.s9_account cimport account_route
 from bascule.routing.match cimport HeaderSlice, RouteMatch, RouteRequest, RouteTable, route_match
 from bascule.shared.snapshot cimport NO_INDEX, Snapshot
 from bascule.shared.statistics cimport ERROR_NO_ROUTE, ERROR_TOO_LARGE
+
+
+cdef void rehearse(Engine* engine, Exchange* x, const Snapshot* snapshot, uint32_t frontend) noexcept nogil:
+    """Answers a request of the self-test with the frontend that it would have gone to: its index, and its id."""
+    cdef char name[128]
+    snprintf(name, sizeof(name), b"%u %.*s", <unsigned>frontend, <int>snapshot.frontends[frontend].id.length,
+             snapshot.strings + snapshot.frontends[frontend].id.offset)
+    exchange_reply(engine, x, 200, 0, name, NULL, 0)
 
 
 cdef bint route(Engine* engine, Exchange* x, RequestView* view) noexcept nogil:
@@ -33,6 +42,9 @@ cdef bint route(Engine* engine, Exchange* x, RequestView* view) noexcept nogil:
     route_match(<RouteTable*>snapshot.routes, &request, &match)
     if unlikely(match.frontend == NO_INDEX):
         exchange_reply(engine, x, 404, ERROR_NO_ROUTE, b"no route matches this request", NULL, 0)
+        return False
+    if unlikely(x.client.listener.rehearsal):
+        rehearse(engine, x, snapshot, match.frontend)
         return False
     snapshot_pin(x, snapshot)
     x.frontend = &snapshot.frontends[match.frontend]

@@ -59,7 +59,7 @@ from bascule.engine.types cimport (
     Header,
     head_unsent,
 )
-from bascule.request.exchange cimport exchange_fail, exchange_gone, forget_replay
+from bascule.request.exchange cimport client_leaves, exchange_fail, exchange_gone, forget_replay
 from bascule.request.rewrite cimport put_kept, put_number, put_text
 from bascule.request.s6_forward cimport forward_lost
 from bascule.request.s8_relay cimport RELAY_ENDED, relay_response, relay_response_bytes, relay_tunnel
@@ -155,8 +155,7 @@ cdef bint decide_framing(Engine* engine, Exchange* x, Semantics* s, bint server_
             x.flags &= ~X_KEEP_CLIENT
         else:
             d.framing_out = FRAMING_CHUNKED
-    if x.request.state != DIRECTION_DONE or x.request.out.first != NULL or engine.draining \
-            or not x.client.listener.configured:
+    if x.request.state != DIRECTION_DONE or x.request.out.first != NULL or client_leaves(engine, x.client):
         # An early answer: what is left of the request body must never be read as the next request.
         x.flags &= ~X_KEEP_CLIENT
     return True

@@ -261,15 +261,23 @@ cdef Layout region_layout(uint64_t size) noexcept nogil:
     return layout
 
 
-cdef int limits_open(LimitTable* table, uint8_t* base, uint64_t size, uint32_t worker) noexcept nogil:
+cdef int check_header(const uint8_t* base, uint64_t size) noexcept nogil:
     cdef const LimitsHeader* header = <const LimitsHeader*>base
-    cdef Layout layout
     if size < HEADER_SIZE or memcmp(header.magic, b"BSCLLIMT", 8) != 0:
         return LIMITS_BAD_MAGIC
     if header.layout_version != LIMITS_LAYOUT_VERSION:
         return LIMITS_BAD_VERSION
     if header.header_size != HEADER_SIZE or header.size != size or size < SIZE_MIN or size > SIZE_MAX:
         return LIMITS_BAD_SIZE
+    return LIMITS_OK
+
+
+cdef int limits_open(LimitTable* table, uint8_t* base, uint64_t size, uint32_t worker) noexcept nogil:
+    cdef const LimitsHeader* header = <const LimitsHeader*>base
+    cdef Layout layout
+    cdef int fault = check_header(base, size)
+    if fault != LIMITS_OK:
+        return fault
     if worker >= WORKERS_MAX:
         return LIMITS_BAD_WORKER
     layout = region_layout(size)
@@ -291,6 +299,17 @@ cdef int limits_open(LimitTable* table, uint8_t* base, uint64_t size, uint32_t w
 
 
 # ---- Python face ----
+def inspect(int fd) -> None:
+    """Raises RegionError for a descriptor that is no region of this layout; looks and changes nothing."""
+    cdef Mapping mapping
+    cdef int fault
+    region_map(&mapping, fd, False)
+    fault = check_header(mapping.base, mapping.size)
+    region_unmap(&mapping)
+    if fault != LIMITS_OK:
+        raise RegionError(describe(fault))
+
+
 
 cdef dict FAULT_TEXTS = {
     LIMITS_BAD_MAGIC: "this is no limits region",

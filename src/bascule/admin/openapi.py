@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
+from bascule import __version__
 from bascule.admin.endpoint import Endpoint
 from bascule.admin.errors import CONTENT_TYPE, ProblemDocument
 
@@ -30,7 +30,7 @@ def document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint, schema_of)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Bascule admin API", "version": _version(), "description": _DESCRIPTION},
+        "info": {"title": "Bascule admin API", "version": __version__, "description": _DESCRIPTION},
         "servers": [{"url": "/"}],
         "security": [{"bearer": []}],
         "paths": paths,
@@ -129,10 +129,3 @@ def _operation_id(endpoint: Endpoint) -> str:
 def _first_paragraph(endpoint: Endpoint) -> str:
     text = (endpoint.handler.__doc__ or endpoint.summary).split("\n\n")[0]
     return " ".join(text.split())
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("bascule")
-    except importlib.metadata.PackageNotFoundError:
-        return "0"

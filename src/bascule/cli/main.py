@@ -1,11 +1,11 @@
 """`bascule`: the group of all commands. A command's module is imported when it is used, so that each starts fast."""
 
 import importlib
-import importlib.metadata
 from collections.abc import Sequence
 
 import click
 
+from bascule import __version__
 from bascule.cli.output import OK, USAGE, Failure, print_json
 
 COMMANDS = {
@@ -32,6 +32,7 @@ COMMANDS = {
     "unfreeze": ("bascule.cli.operate:unfreeze", "Bring into force what the store says now."),
     "adopt": ("bascule.cli.operate:adopt", "Accept what the gates hold back."),
     "token": ("bascule.cli.token:token", "Make, list and remove bearer tokens for the admin API on TCP."),
+    "upgrade": ("bascule.cli.upgrade:upgrade", "Replace the running program by the version on disk, or switch back."),
     "reload": ("bascule.cli.control:reload", "Make a running load balancer read its configuration again."),
     "stop": ("bascule.cli.control:stop", "Stop a running load balancer, letting exchanges end first."),
     "completion": ("bascule.cli.completion:completion", "Print what makes a shell complete commands and keys."),
@@ -59,19 +60,12 @@ class Commands(click.Group):
             formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
 
-def _version() -> str:
-    try:
-        return importlib.metadata.version("bascule")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"
-
-
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Exit status: 0 success, 1 failure, 2 a command line that makes no sense.",
 )
-@click.version_option(_version(), prog_name="bascule")
+@click.version_option(__version__, prog_name="bascule")
 def bascule() -> None:
     """Bascule: an edge load balancer whose every change happens with zero downtime.
 

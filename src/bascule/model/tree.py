@@ -348,6 +348,10 @@ class Settings(Record, frozen=True):
             description="What connections, buffers and requests of one worker may take in all; beyond it, idle ones are shed."
         ),
     ] = "512MiB"
+    upgrade_probation: Annotated[
+        Duration,
+        Meta(description="How long the generation before waits beside a new one, to be switched back to; 0s: not."),
+    ] = "5m"
 
 
 class Tree(Record, frozen=True):

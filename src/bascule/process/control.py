@@ -94,8 +94,20 @@ class Control:
         kind = message["type"]
         if kind == "reload":
             self.spawn(self._reload_on_signal())
+        elif kind == "hold":
+            self.spawn(self._hold())
+        elif kind == "go_on":
+            self.lock.release()
+        elif kind == "rest":
+            self.master.standby = True
+            self.end()
         elif self._answer is not None and not self._answer.done():
             self._answer.set_result(message)
+
+    async def _hold(self) -> None:
+        """Let the change under way end, and begin no other until the keeper says so: another generation takes over."""
+        await self.lock.acquire()
+        self.tell_keeper({"type": "held"})
 
     async def ask_keeper(self, message: dict[str, Any]) -> dict[str, Any]:
         """Send to the keeper and return its answer; TimeoutError, LinkClosedError."""
@@ -337,6 +349,17 @@ class Control:
         if self.pipeline is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.pipeline.close(), 2.0)
+        if self.master.standby:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Keep the links, and nothing else that a promotion would not bring anew."""
+        master = self.master
+        master.publisher.detach()
+        master.pipeline = master.in_force = master.directory = None
+        if master.keeper is not None:
+            asyncio.get_running_loop().remove_reader(master.keeper.fileno())
+            self.tell_keeper({"type": "rested"})
 
     async def _begin(self, *, reload_wanted: bool) -> None:
         """Go on from what is in force: with what the boot left, or, as a successor, with what the workers run."""
@@ -375,7 +398,7 @@ class Control:
 
 def run_control_loop(master: Master, *, reload_wanted: bool) -> None:
     """Run the master until it is told to end."""
-    runner = master.runner or asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    runner, master.runner = master.runner or asyncio.Runner(loop_factory=uvloop.new_event_loop), None
 
     async def run() -> None:
         await Control(master).run(reload_wanted=reload_wanted)

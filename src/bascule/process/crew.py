@@ -1,11 +1,12 @@
-"""The keeper's workers: started, lent slots, replaced when they die, retired when there are too many.
+"""The workers of one generation: started, replaced when they die, retired when there are too many, put to rest.
 
     STARTING --started--> SERVING --drain--> RETIRING --exit--> gone
-        \\________________________________________________________/   exit unasked: its slots are lent, it is replaced
+        \\                  |   ^              /
+         \\           rest  v   | resume      / drain
+          \\              RESTING ----------'
+           `--------------------------------------------------> exit unasked: its slots are lent, it is replaced
 
-A slot in use is never without a holder while any worker lives: it is lent to the new holder first, and taken back from
-the old one when the new one says that it accepts. Two holders for a moment do no harm, none for a moment delays
-connections.
+Whoever is told to drain or to rest is first given heirs, which take its connections over (docs/upgrade.md).
 """
 
 from __future__ import annotations
@@ -15,36 +16,53 @@ import os
 import time
 
 from bascule.process import link as links
-from bascule.process import slots
 from bascule.process.backoff import Backoff
 from bascule.process.link import Link, LinkClosedError
-from bascule.process.spawn import describe_exit, spawn
+from bascule.process.spawn import describe_exit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
-    from bascule.process.listeners import Listener
+    from bascule.process.lending import Lending
     from bascule.process.log import Log
     from bascule.process.poller import Poller, Timer
+    from bascule.process.program import Program
 
-STARTING, SERVING, RETIRING = "starting", "serving", "retiring"
+STARTING, SERVING, RESTING, RETIRING = "starting", "serving", "resting", "retiring"
 SILENCE_MAX_S = 30.0
 """A worker that has not given its heartbeat (every five seconds) for this long hangs: its queues are starving. It is
 replaced."""
 
 KILL_AFTER_S = 2.0
 RECYCLE_AFTER_S = 0.1
+DEPARTED_MAX = 256
+NUMBERS_MAX = 64
+"""Worker numbers of all generations together: each has a segment of its own in the shared regions."""
 
 
 class Worker:
     """One worker process as the keeper knows it. `master_link` is the keeper's spare of the master's end."""
 
-    __slots__ = ("beat_s", "failure", "holding", "link", "master_link", "number", "pid", "started_s", "state")
+    __slots__ = (
+        "account",
+        "beat_s",
+        "crew",
+        "failure",
+        "holding",
+        "link",
+        "master_link",
+        "number",
+        "pid",
+        "revision",
+        "started_s",
+        "state",
+    )
 
-    def __init__(self, number: int, pid: int, link: Link, master_link: int) -> None:
+    def __init__(self, crew: Crew, number: int, pid: int, link: Link, master_link: int) -> None:
         """See the class."""
+        self.crew = crew
         self.number = number
         self.pid = pid
         self.link = link
@@ -53,33 +71,49 @@ class Worker:
         self.started_s = self.beat_s = time.monotonic()
         self.failure = ""
         self.holding: set[tuple[str, int]] = set()
+        self.revision = 0
+        """Of the last snapshot that it took from the keeper."""
+        self.account: dict[str, int] = {}
+        """What it last said of the connections it gave away, took over, finished and cut."""
+
+    def tell(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        """Send a message. One that is dead or dying hears nothing: its wait status tells the rest."""
+        try:
+            self.link.send(message, descriptors)
+        except LinkClosedError:
+            return
 
 
 class Crew:
-    """All workers of a keeper, and who of them holds which slot."""
+    """All workers of one generation. Their slots are the business of `Lending`."""
 
-    def __init__(self, poller: Poller, log: Log, tell_master: Callable[..., None], arguments: list[str]) -> None:
-        """`tell_master(message, descriptors)` sends to whatever master there is; `arguments` go to every worker."""
+    def __init__(
+        self, program: Program, poller: Poller, log: Log, lending: Lending, tell_master: Callable[..., None]
+    ) -> None:
+        """`tell_master(message, descriptors)` sends to whatever master the generation has."""
+        self.program = program
         self.workers: dict[int, Worker] = {}
         self.target = 0
-        self.listeners: dict[tuple[str, str], Listener] = {}
-        self.listening: set[tuple[str, str]] = set()
+        self.lending = lending
         self.regions: list[int] = []
         self.revision = 0
         self.snapshot: list[int] = []
         """The newest: its records, and its routes base if it has one of its own."""
         self.stopping = False
+        """No worker is started or replaced any more."""
         self.drain_timeout_ms = 30_000
         self.access_log = "off"
         self.worker_memory_bytes = 0
         self.on_change: Callable[[], None] = lambda: None
+        self.on_death: Callable[[Worker, str], object] = lambda worker, reason: None
+        self.on_refusal: Callable[[str], None] = lambda reason: None
+        self.departed: list[tuple[int, dict[str, int]]] = []
+        """Pid and last account of the workers that ended, newest last."""
         self._poller = poller
         self._log = log
         self._tell_master = tell_master
-        self._arguments = arguments
         self._backoffs: dict[int, Backoff] = {}
         self._restarts: dict[int, Timer] = {}
-        self._handovers: dict[tuple[str, int], set[int]] = {}
 
     # ---- the number of workers
 
@@ -87,14 +121,17 @@ class Crew:
         """Have `target` workers: start what is missing, retire the highest numbers of what is too many."""
         self.target = target
         active = sorted(number for number, worker in self.workers.items() if worker.state != RETIRING)
-        for number in [number for number in self._restarts if number >= target]:
+        for number in sorted(self._restarts, reverse=True)[: max(len(active) + len(self._restarts) - target, 0)]:
             self._restarts.pop(number).cancel()
         missing = target - len(active) - len(self._restarts)
-        free = (number for number in range(1 << 16) if number not in self.workers and number not in self._restarts)
         for _ in range(missing):
-            self.start(next(free))
+            self.start(self._free_number())
         for number in active[target:] if missing < 0 else ():
             self.retire(self.workers[number])
+
+    def _free_number(self) -> int:
+        taken = {number for crew in self.lending.crews for number in (*crew.workers, *crew._restarts)}
+        return next(number for number in range(1 << 16) if number not in taken)
 
     def start(self, number: int) -> None:
         """Start worker `number`; try again later when the system cannot."""
@@ -102,10 +139,8 @@ class Crew:
         ours, theirs = links.pair()
         master_end, worker_end = links.pair()
         try:
-            pid = spawn(
-                "bascule.process.worker",
-                [str(number), str(theirs), str(worker_end), *self._arguments],
-                [theirs, worker_end],
+            pid = self.program.spawn(
+                "bascule.process.worker", [str(number), str(theirs), str(worker_end)], [theirs, worker_end]
             )
         except OSError as error:
             os.close(ours)
@@ -115,7 +150,7 @@ class Crew:
         finally:
             os.close(theirs)
             os.close(worker_end)
-        worker = Worker(number, pid, Link(ours), master_end)
+        worker = Worker(self, number, pid, Link(ours), master_end)
         self.workers[number] = worker
         self._poller.watch(
             worker.link,
@@ -123,12 +158,24 @@ class Crew:
             lambda: self._silent(worker),
         )
         self.introduce(worker)
-        self._send(worker, self._settings())
+        worker.tell(self._settings())
         if self.regions:
-            self._send(worker, {"type": "regions"}, self.regions)
+            worker.tell({"type": "regions"}, self.regions)
         if self.snapshot:
-            self._send(worker, {"type": "snapshot", "revision": self.revision}, self.snapshot)
+            worker.tell({"type": "snapshot", "revision": self.revision}, self.snapshot)
         self.on_change()
+
+    def is_complete(self) -> bool:
+        """Whether as many workers serve as should, and none is being started."""
+        return len(self.serving()) >= self.target and not self._restarts
+
+    def serving(self) -> list[Worker]:
+        """Return the workers that may hold slots, by number."""
+        return self._in_state(SERVING)
+
+    def retiring(self) -> list[Worker]:
+        """Return the workers that are on their way out, by number."""
+        return self._in_state(RETIRING)
 
     def apply_settings(self, drain_timeout_ms: int, access_log: str, worker_memory_bytes: int = 0) -> None:
         """Tell the workers there are, and those to come, how to be. 0 bytes: the engine's own budget."""
@@ -136,7 +183,7 @@ class Crew:
         self.drain_timeout_ms, self.access_log = drain_timeout_ms, access_log
         self.worker_memory_bytes = worker_memory_bytes
         if self._settings() != before:
-            self._broadcast(self._settings(), [])
+            self.tell_all(self._settings(), [])
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -148,7 +195,7 @@ class Crew:
         }
 
     def retire(self, worker: Worker) -> None:
-        """Let a worker end: others take its slots first, then it drains and exits."""
+        """Let a worker end: others take its slots first, then it hands over, drains and exits."""
         if worker.state == STARTING:
             worker.state = RETIRING
             self._kill(worker, _signal.SIGKILL)
@@ -156,15 +203,17 @@ class Crew:
         worker.state = RETIRING
         self._log.info("worker retires", worker=worker.number, worker_pid=worker.pid)
         self.introduce(worker, with_link=False)
-        self.rebalance()
+        self.lending.rebalance()
         self._drain_if_relieved(worker)
 
     # ---- what the master gives
 
     def take_regions(self, descriptors: list[int]) -> None:
         """Keep the shared regions, and give them to every worker."""
+        for old in self.regions:
+            os.close(old)
         self.regions = descriptors
-        self._broadcast({"type": "regions"}, descriptors)
+        self.tell_all({"type": "regions"}, descriptors)
 
     def take_snapshot(self, revision: int, descriptors: list[int]) -> None:
         """Keep the newest snapshot for the workers to come, and give it to those that still wait for their first.
@@ -176,109 +225,67 @@ class Crew:
         self.snapshot = descriptors + self.snapshot[len(descriptors) :]
         self.revision = revision
         for worker in self._in_state(STARTING):
-            self._send(worker, {"type": "snapshot", "revision": revision}, self.snapshot)
+            worker.tell({"type": "snapshot", "revision": revision}, self.snapshot)
+
+    def give_snapshot(self, revision: int, descriptors: Sequence[int]) -> None:
+        """Have every worker adopt another generation's snapshot; each says so, or refuses."""
+        self.take_snapshot(revision, [os.dup(descriptor) for descriptor in descriptors])
+        for worker in self.workers.values():
+            worker.tell({"type": "snapshot", "revision": revision, "answer": True}, self.snapshot)
 
     def introduce(self, worker: Worker, *, with_link: bool = True) -> None:
         """Tell the master of a worker, and hand it the worker's link."""
         message = {"type": "worker", "number": worker.number, "pid": worker.pid, "state": worker.state}
         self._tell_master(message, [worker.master_link] if with_link else [])
 
-    # ---- slots
+    # ---- rest
 
-    def rebalance(self) -> None:
-        """Lend every slot in use to a serving worker, evenly, moving as few as possible."""
-        serving = [worker.number for worker in self._in_state(SERVING)]
-        if not serving:
-            return
-        for key in sorted(self.listening):
-            listener = self.listeners[key]
-            if listener.closing:
-                continue
-            if listener.shared:
-                self._lend_shared(listener)
-                continue
-            wanted = slots.assign(listener.owners, serving)
-            moves: dict[int, list[tuple[int, int]]] = {}
-            for place, owner in enumerate(wanted):
-                if owner is not None and owner != listener.owners[place]:
-                    moves.setdefault(owner, []).append((listener.first_slot + place, listener.descriptors[place]))
-            listener.owners = wanted
-            for number, moved in moves.items():
-                self._lend(self.workers[number], listener, moved)
-        for worker in self._in_state(RETIRING):
-            self._relieve_shared(worker)
+    def rest(self, deadline_ms: int) -> None:
+        """Have every worker hand its connections to the active crew, finish what cannot be handed over, and wait."""
+        self.cancel_restarts()
+        self.stopping = True
+        for worker in list(self.workers.values()):
+            if worker.state == STARTING:
+                self._kill(worker, _signal.SIGKILL)
+            elif worker.state == SERVING:
+                worker.state = RESTING
+                self.introduce(worker, with_link=False)
+                self._give_heirs(worker)
+                worker.tell({"type": "rest", "deadline_ms": deadline_ms})
 
-    def lent_everything(self) -> bool:
-        """Whether every worker that is to serve does, and accepts on every slot it was lent."""
-        serving = self._in_state(SERVING)
-        if len(serving) < self.target or self._restarts:
-            return False
-        for key in self.listening:
-            listener = self.listeners[key]
-            for place, number in enumerate(listener.slot_numbers()):
-                holders = serving if listener.shared else [w for w in serving if w.number == listener.owners[place]]
-                if not holders or any((listener.id, number) not in worker.holding for worker in holders):
-                    return False
-        return True
+    def resume(self) -> None:
+        """Let the resting workers serve again."""
+        self.stopping = False
+        for worker in self._in_state(RESTING):
+            worker.state = SERVING
+            worker.tell({"type": "resume"})
+            self.introduce(worker, with_link=False)
 
-    def take_back(self, listener: Listener) -> None:
-        """Take the slots of a closing listener from everybody who has them."""
-        numbers = list(listener.slot_numbers())
-        for worker in self.workers.values():
-            if worker.link.fileno() >= 0:
-                self._send(worker, {"type": "take_back", "listener": listener.id, "slots": numbers})
+    def _give_heirs(self, worker: Worker) -> None:
+        """Open a way from a worker to each of those that may take its connections over."""
+        for heir in self._heirs(worker):
+            try:
+                given, taken = links.pair()
+            except OSError as error:
+                self._log.warning("connections cannot be handed over", worker=worker.number, error=error.strerror)
+                return
+            heir.tell({"type": "inherit", "from": worker.number}, [taken])
+            worker.tell({"type": "heir", "to": heir.number}, [given])
+            os.close(given)
+            os.close(taken)
 
-    def holders(self, listener: Listener) -> int:
-        """Return how many workers have not yet given back slots of a listener."""
-        numbers = listener.slot_numbers()
-        return sum(
-            any(held == listener.id and number in numbers for held, number in worker.holding)
-            for worker in self.workers.values()
-        )
-
-    def _lend(self, worker: Worker, listener: Listener, moved: list[tuple[int, int]]) -> None:
-        for batch in links.batches(moved):
-            message = {"type": "lend", "listener": listener.id, "slots": [number for number, _ in batch]}
-            self._send(worker, message, [descriptor for _, descriptor in batch])
-
-    def _lend_shared(self, listener: Listener) -> None:
-        slot = listener.first_slot
-        for worker in self._in_state(SERVING):
-            if (listener.id, slot) not in worker.holding:
-                self._lend(worker, listener, [(slot, listener.descriptors[0])])
-
-    def _relieve_shared(self, worker: Worker) -> None:
-        for listener in self.listeners.values():
-            if listener.shared and (listener.id, listener.first_slot) in worker.holding:
-                self._send(worker, {"type": "take_back", "listener": listener.id, "slots": [listener.first_slot]})
-
-    def _accepting(self, worker: Worker, listener_id: str, numbers: Iterable[int]) -> None:
-        worker.holding.update((listener_id, number) for number in numbers)
-        for other in list(self.workers.values()):
-            if other is worker:
-                continue
-            superseded = [
-                number
-                for number in numbers
-                if (listener_id, number) in other.holding and self._owner(listener_id, number) == worker.number
-            ]
-            if superseded:
-                self._send(other, {"type": "take_back", "listener": listener_id, "slots": superseded})
-        # The slot may have been given to a third worker since it was lent to this one.
-        stale = [n for n in numbers if self._owner(listener_id, n) not in {worker.number, None}]
-        taken = [n for n in stale if self._held_by_owner(listener_id, n)]
-        if taken:
-            self._send(worker, {"type": "take_back", "listener": listener_id, "slots": taken})
-
-    def _held_by_owner(self, listener_id: str, number: int) -> bool:
-        owner = self.workers.get(self._owner(listener_id, number) or 0)
-        return owner is not None and (listener_id, number) in owner.holding
-
-    def _owner(self, listener_id: str, number: int) -> int | None:
-        for listener in self.listeners.values():
-            if listener.id == listener_id and number in listener.slot_numbers() and not listener.shared:
-                return listener.owners[number - listener.first_slot]
-        return None
+    def _heirs(self, worker: Worker) -> list[Worker]:
+        """Every heir has about as many givers as the next: the givers take turns, those with few of them take several."""
+        active = self.lending.active
+        candidates = [other for other in active.serving() if other is not worker] if active is not None else []
+        if not candidates:
+            return []
+        if active is self:
+            return [] if self.stopping else candidates
+        givers = sorted(self.workers)
+        place, count = givers.index(worker.number), len(candidates)
+        each = max(1, count // len(givers))
+        return [candidates[(place * each + i) % count] for i in range(each)]
 
     # ---- what a worker says
 
@@ -288,19 +295,29 @@ class Crew:
         worker.beat_s = time.monotonic()
         kind = message["type"]
         if kind == "started":
+            worker.revision = message["revision"]
             self._started(worker)
         elif kind == "accepting":
-            self._accepting(worker, message["listener"], message["slots"])
+            self.lending.accepting(worker, message["listener"], message["slots"])
             self.on_change()
         elif kind == "returned":
             worker.holding.difference_update((message["listener"], number) for number in message["slots"])
             self._drain_if_relieved(worker)
+            self.on_change()
+        elif kind == "adopted":
+            worker.revision = message["revision"]
+            self.on_change()
+        elif kind == "refused":
+            self.on_refusal(message["reason"])
+        elif kind == "account":
+            worker.account = message["counts"]
             self.on_change()
         elif kind == "terminate":
             # A service manager may send TERM to the whole group: give the keeper's own time to arrive.
             self._poller.call_later(RECYCLE_AFTER_S, lambda: self._recycle(worker))
         elif kind == "failed":
             worker.failure = str(message["reason"])
+            self.on_change()
 
     def _recycle(self, worker: Worker) -> None:
         """Replace a worker that was told to end by somebody else, and let it drain."""
@@ -315,19 +332,19 @@ class Crew:
             return
         worker.state = SERVING
         self.introduce(worker, with_link=False)
-        self.rebalance()
+        if self.lending.active is self:
+            self.lending.rebalance()
         self.on_change()
 
     def _drain_if_relieved(self, worker: Worker) -> None:
-        if worker.state == RETIRING and not self._owned(worker) and not worker.holding:
-            self._send(worker, {"type": "drain", "deadline_ms": self.drain_timeout_ms})
-            # Its own deadline comes first; this is for a worker that cannot keep it.
-            self._poller.call_later(
-                self.drain_timeout_ms / 1000 + KILL_AFTER_S, lambda: self._kill(worker, _signal.SIGKILL)
-            )
+        if worker.state == RETIRING and not self.lending.owns(worker) and not worker.holding:
+            self._drain(worker, self.drain_timeout_ms)
 
-    def _owned(self, worker: Worker) -> bool:
-        return any(worker.number in listener.owners for listener in self.listeners.values())
+    def _drain(self, worker: Worker, deadline_ms: int) -> None:
+        self._give_heirs(worker)
+        worker.tell({"type": "drain", "deadline_ms": deadline_ms})
+        # Its own deadline comes first; this is for a worker that cannot keep it.
+        self._poller.call_later(deadline_ms / 1000 + KILL_AFTER_S, lambda: self._kill(worker, _signal.SIGKILL))
 
     # ---- death
 
@@ -335,7 +352,7 @@ class Crew:
         """Kill workers that hang; their replacement is started when they are reaped."""
         now = time.monotonic()
         for worker in list(self.workers.values()):
-            if worker.state == SERVING and now - worker.beat_s > SILENCE_MAX_S:
+            if worker.state in {SERVING, RESTING} and now - worker.beat_s > SILENCE_MAX_S:
                 worker.failure = f"no heartbeat for {SILENCE_MAX_S:g} s"
                 self._log.error("worker hangs and is killed", worker=worker.number, worker_pid=worker.pid)
                 self._kill(worker, _signal.SIGKILL)
@@ -351,16 +368,20 @@ class Crew:
         worker.link.close()
         os.close(worker.master_link)
         expected = worker.state == RETIRING or self.stopping
-        self._disown(worker)
+        self.lending.disown(worker)
+        self.departed = [*self.departed[-DEPARTED_MAX:], (pid, worker.account)]
+        reason = describe_exit(status) + (f": {worker.failure}" if worker.failure else "")
         if expected:
             self._log.info("worker ended", worker=worker.number, worker_pid=pid, how=describe_exit(status))
             self._gone(worker, "asked to end", 0.0)
         else:
-            reason = describe_exit(status) + (f": {worker.failure}" if worker.failure else "")
-            self.rebalance()
+            if self.lending.active is self:
+                self.lending.rebalance()
             self._restart_later(worker.number, time.monotonic() - worker.started_s, reason, pid)
         if not self.stopping:
             self.resize(self.target)
+        if worker.state != RETIRING:
+            self.on_death(worker, reason)
         self.on_change()
         return True
 
@@ -372,7 +393,7 @@ class Crew:
             self._kill(worker, _signal.SIGKILL)
 
     def drain_all(self, deadline_ms: int) -> None:
-        """Let every worker finish what it has and exit; those still there at the deadline are killed."""
+        """Let every worker hand over or finish what it has and exit; those still there at the deadline are killed."""
         self.stopping = True
         self.cancel_restarts()
         for worker in list(self.workers.values()):
@@ -380,8 +401,7 @@ class Crew:
                 self._kill(worker, _signal.SIGKILL)
                 continue
             worker.state = RETIRING
-            self._send(worker, {"type": "drain", "deadline_ms": deadline_ms})
-        self._poller.call_later(deadline_ms / 1000 + KILL_AFTER_S, self.kill_all)
+            self._drain(worker, deadline_ms)  # to another crew's workers, if there is one that serves
 
     def cancel_restarts(self) -> None:
         """Start nobody any more."""
@@ -391,7 +411,14 @@ class Crew:
 
     def tell_all(self, message: dict[str, Any], descriptors: list[int]) -> None:
         """Send a message to every worker."""
-        self._broadcast(message, descriptors)
+        for worker in list(self.workers.values()):
+            worker.tell(message, descriptors)
+
+    def release(self) -> None:
+        """Close the descriptors of regions and snapshot: the last worker is gone."""
+        for descriptor in (*self.regions, *self.snapshot):
+            os.close(descriptor)
+        self.regions, self.snapshot = [], []
 
     def _drain_messages(self, worker: Worker) -> None:
         """Read what the dead worker said last: its reason."""
@@ -402,12 +429,10 @@ class Crew:
                     os.close(descriptor)
                 if message["type"] == "failed":
                     worker.failure = str(message["reason"])
+                elif message["type"] == "account":
+                    worker.account = message["counts"]
         except (LinkClosedError, ValueError, OSError):
             return
-
-    def _disown(self, worker: Worker) -> None:
-        for listener in self.listeners.values():
-            listener.owners = [None if owner == worker.number else owner for owner in listener.owners]
 
     def _restart_later(self, number: int, uptime_s: float, reason: str, pid: int) -> None:
         backoff = self._backoffs.setdefault(number, Backoff())
@@ -446,16 +471,6 @@ class Crew:
     def _kill(self, worker: Worker, number: int) -> None:
         if self.workers.get(worker.number) is worker:
             os.kill(worker.pid, number)
-
-    def _send(self, worker: Worker, message: dict[str, Any], descriptors: list[int] | tuple[int, ...] = ()) -> None:
-        try:
-            worker.link.send(message, descriptors)
-        except LinkClosedError:
-            return  # it is dead or dying: the wait status tells the rest
-
-    def _broadcast(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        for worker in list(self.workers.values()):
-            self._send(worker, message, descriptors)
 
     def _in_state(self, state: str) -> list[Worker]:
         return sorted((w for w in self.workers.values() if w.state == state), key=lambda worker: worker.number)

@@ -9,25 +9,30 @@ import sys
 import time
 
 from bascule.cli import options as command_line
-from bascule.process import link as links
+from bascule.process import program as programs
 from bascule.process import spawn, systemd
-from bascule.process.backoff import Backoff
-from bascule.process.crew import Crew
-from bascule.process.link import Link, LinkClosedError
+from bascule.process.control_socket import ControlSocket
+from bascule.process.generation import ACTIVE, LEAVING, Generation
+from bascule.process.lending import Lending
 from bascule.process.log import Log
 from bascule.process.orphans import Orphans
 from bascule.process.poller import Poller
 from bascule.process.rebinding import Rebinding
+from bascule.process.receipt import HISTORY_FILE, remember
 from bascule.process.state_directory import PROCESSES_FILE, StateDirectory, StateDirectoryError, default_path
+from bascule.process.upgrade import Upgrade
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
+    from bascule.process.crew import Crew
+    from bascule.process.program import Program
+
 DRAIN_TIMEOUT_MS = 30_000
+PROBATION_MS = 300_000
 LAST_QUIET_S = 0.1
-MASTER_PATIENCE_S = 2.0
 HEARTBEAT_S = 5.0
 
 
@@ -44,16 +49,16 @@ class Keeper:
         self._log = log
         self._poller = Poller()
         self._notifier = systemd.Notifier()
-        self._crew = Crew(self._poller, log, self._tell_master, [])
-        self._crew.apply_settings(options["drain_timeout_ms"] or DRAIN_TIMEOUT_MS, options["access_log"] or "off")
-        self._crew.on_change = self._changed
-        self._rebinding = Rebinding(self._crew, self._poller, log, systemd.inherited_sockets())
+        self._lending = Lending()
+        self._generations: list[Generation] = []
+        self.active = self.new_generation(programs.current(programs.own_launcher()), ACTIVE)
+        self.active.crew.apply_settings(options["drain_timeout_ms"] or DRAIN_TIMEOUT_MS, options["access_log"] or "off")
+        self._in_charge(self.active)
+        self._upgrade = Upgrade(self, self._poller, log, self._lending)
+        self._upgrade_probation_ms = PROBATION_MS
+        self._rebinding = Rebinding(self._lending, self._poller, log, systemd.inherited_sockets())
         self._orphans = Orphans(state.read(PROCESSES_FILE), log)
         self._rebinding.exclusive = not self._orphans.living()
-        self._master_pid = 0
-        self._master_link: Link | None = None
-        self._master_backoff = Backoff()
-        self._master_started_s = 0.0
         self._in_force = False
         self._ready = False
         self._stopping = False
@@ -65,16 +70,90 @@ class Keeper:
         """Serve until told to stop; return the exit status."""
         _raise_descriptor_limit()
         self._take_signals()
+        control = ControlSocket(self._state.path, self._poller, self._asked)
         self._crew.resize(self._options["workers"] or len(os.sched_getaffinity(0)))
-        self._start_master()
+        self.active.start_master()
+        self._rebinding.forget_unused()
         self._poller.call_later(HEARTBEAT_S, self._heartbeat)
         if self._notifier.watchdog_s:
             self._watchdog()
         while self._exit_status is None:
             self._poller.turn()
-        for listener in list(self._crew.listeners.values()):
+        control.close()
+        for listener in list(self._lending.listeners.values()):
             listener.close()
         return self._exit_status
+
+    @property
+    def _crew(self) -> Crew:
+        return self.active.crew
+
+    # ---- generations
+
+    def new_generation(self, program: Program, state: str) -> Generation:
+        """Return a generation of its own number, of which nothing runs yet."""
+        number = max((generation.number for generation in self._generations), default=0) + 1
+        generation = Generation(number, program, state, self._poller, self._log, self._lending)
+        generation.greeting = lambda: self._greeting(generation)
+        generation.on_change = self._changed
+        self._generations.append(generation)
+        return generation
+
+    def activate(self, generation: Generation) -> None:
+        """Make this the generation that serves; its slots are lent already."""
+        self.active = generation
+        generation.state = ACTIVE
+        self._in_charge(generation)
+
+    def promote(self) -> None:
+        """Put the active generation's master in charge of what is in force."""
+        message, descriptors = self._greeting(self.active)
+        self.active.tell_master({**message, "type": "promote"}, descriptors)
+
+    def remember(self, receipt: dict[str, Any]) -> None:
+        """Keep the receipt of an upgrade, and say in the log how it went."""
+        remember(self._state.file(HISTORY_FILE), receipt)
+        self._changed()
+        if receipt["ok"]:
+            self._log.info(
+                "switched back" if receipt["kind"] == "back" else "upgraded",
+                version=receipt["to"]["version"],
+                took_s=receipt["took_s"],
+                **receipt["connections"],
+            )
+
+    def renew(self) -> None:
+        """Become the version that serves."""
+
+    @property
+    def can_upgrade(self) -> bool:
+        """Whether a generation serves that could be replaced."""
+        return self._ready and not self._stopping
+
+    def _in_charge(self, generation: Generation) -> None:
+        self._lending.active = generation.crew
+        generation.on_message = self.from_master
+        generation.on_master_death = self._master_died
+        generation.crew.on_change = self._changed
+        generation.crew.on_death = lambda worker, reason: self._upgrade.crashed(f"worker {worker.number}: {reason}")
+
+    def _greeting(self, generation: Generation) -> tuple[dict[str, Any], list[int]]:
+        crew = generation.crew
+        message = {
+            "type": "hello",
+            "options": self._options,
+            "state": self._state.path,
+            "keeper_pid": os.getpid(),
+            "generation": generation.number,
+            "standby": generation.state != ACTIVE,
+            "regions": len(crew.regions),
+            "revision": crew.revision,
+            "snapshot": bool(crew.snapshot),
+            "ready": self._ready,
+            "workers": self._crew.target,
+            "listeners": [[listener_id, address] for listener_id, address in sorted(self._lending.listening)],
+        }
+        return message, [*crew.regions, *crew.snapshot]
 
     # ---- signals
 
@@ -85,65 +164,70 @@ class Keeper:
         on_signal([_signal.SIGINT, _signal.SIGQUIT], self._stop_at_once)
         on_signal([_signal.SIGHUP], self._reload)
         on_signal([_signal.SIGUSR1], self._reopen_logs)
-        on_signal([_signal.SIGUSR2], self._upgrade)
+        on_signal([_signal.SIGUSR2], lambda: self._begin_upgrade({}, "USR2", lambda message: None))
         on_signal([_signal.SIGTTIN], lambda: self._resize(+1))
         on_signal([_signal.SIGTTOU], lambda: self._resize(-1))
         _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
 
     def _reload(self) -> None:
         self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        self._tell_master({"type": "reload"})
-
-    def _upgrade(self) -> None:
-        self._log.warning("USR2 received: hot upgrade is not available yet; restart the service to run a new version")
+        self.active.tell_master({"type": "reload"})
 
     def _reopen_logs(self) -> None:
         if not self._options["log_file"]:
             if not self._crew.access_log.startswith("/"):
                 self._log.info("USR1 received, but there is no log file to reopen: the log goes to standard error")
-            self._crew.tell_all({"type": "reopen_logs"}, [])
+            self._reopen_everywhere([])
             return
         try:
             open_log(self._options["log_file"])
         except OSError as error:
             self._log.error("the log file cannot be reopened", file=self._options["log_file"], error=error.strerror)
-            self._crew.tell_all({"type": "reopen_logs"}, [])
+            self._reopen_everywhere([])
             return
-        self._crew.tell_all({"type": "reopen_logs"}, [2])
-        self._tell_master({"type": "reopen_logs"}, [2])
+        self._reopen_everywhere([2])
+
+    def _reopen_everywhere(self, descriptors: list[int]) -> None:
+        for generation in self._generations:
+            generation.crew.tell_all({"type": "reopen_logs"}, descriptors)
+            if descriptors:
+                generation.tell_master({"type": "reopen_logs"}, descriptors)
 
     def _resize(self, step: int) -> None:
         target = min(max(self._crew.target + step, 1), command_line.WORKERS_MAX)
-        if self._stopping or target == self._crew.target:
+        if self._stopping or target == self._crew.target or self._upgrade.phase:
             self._log.warning("the number of workers stays as it is", workers=self._crew.target)
             return
         self._log.info("number of workers changes", workers=target)
         self._options["workers"] = target  # a later configuration does not undo what the operator did
         self._crew.resize(target)
-        self._tell_master({"type": "target", "workers": target})
+        self.active.tell_master({"type": "target", "workers": target})
 
     def _terminate(self) -> None:
         if self._stopping:
             self._log.warning("second TERM: stopping at once")
             self._stop_at_once()
             return
-        self._stopping = self._crew.stopping = True
-        deadline_ms = self._crew.drain_timeout_ms
+        self._stopping = True
+        self._upgrade.stop()
+        crew = self._crew
+        crew.stopping = True
+        deadline_ms = crew.drain_timeout_ms
         self._log.info("stopping", drain_timeout_s=deadline_ms / 1000)
         self._notifier.send("STOPPING=1", "STATUS=Draining")
-        self._crew.cancel_restarts()
-        self._crew.target = 0
-        self._tell_master({"type": "stopping", "deadline_ms": deadline_ms})
-        closing = [listener for listener in self._crew.listeners.values() if not listener.closing]
-        self._rebinding.close(closing, LAST_QUIET_S, lambda _: self._crew.drain_all(deadline_ms))
+        crew.cancel_restarts()
+        crew.target = 0
+        self.active.tell_master({"type": "stopping", "deadline_ms": deadline_ms})
+        closing = [listener for listener in self._lending.listeners.values() if not listener.closing]
+        self._rebinding.close(closing, LAST_QUIET_S, lambda _: crew.drain_all(deadline_ms))
         self._end_if_alone()
 
     def _stop_at_once(self) -> None:
-        self._stopping = self._crew.stopping = True
+        self._stopping = True
         self._notifier.send("STOPPING=1")
         self._log.info("stopping at once")
-        self._crew.kill_all()
-        self._kill_master()
+        for generation in self._generations:
+            generation.kill()
         self._end_if_alone()
 
     # ---- children
@@ -156,101 +240,43 @@ class Keeper:
                 break
             if not pid:
                 break
-            if pid == self._master_pid:
-                self._master_died(status)
-            else:
-                self._crew.reaped(pid, status)
+            if not self._upgrade.reaped(pid, status):
+                any(generation.reaped(pid, status) for generation in list(self._generations))
+        for generation in list(self._generations):
+            if generation.state == LEAVING and not generation.alive and generation is not self.active:
+                self._gone(generation)
         self._end_if_alone()
+
+    def _gone(self, generation: Generation) -> None:
+        generation.crew.release()
+        self._generations.remove(generation)
+        self._lending.crews.remove(generation.crew)
+        self._log.info("generation ended", generation=generation.number, version=generation.program.version)
 
     def _end_if_alone(self) -> None:
         """When the workers are gone, the master goes; when the master is gone, the keeper ends."""
-        if not self._stopping or self._crew.workers:
+        if not self._stopping or any(generation.crew.workers for generation in self._generations):
             return
-        if self._master_pid:
-            os.kill(self._master_pid, _signal.SIGTERM)
-            self._poller.call_later(MASTER_PATIENCE_S, self._kill_master)
+        if any(generation.master_pid for generation in self._generations):
+            for generation in self._generations:
+                generation.end_master()
             return
         self._exit_status = self._failed
 
-    def _start_master(self) -> None:
+    def _master_died(self, reason: str) -> bool:
         if self._stopping:
-            return
-        ours, theirs = links.pair()
-        try:
-            self._master_pid = spawn.spawn("bascule.process.master", [str(theirs)], [theirs])
-        except OSError as error:
-            os.close(ours)
-            delay_s = self._master_backoff.died(0.0)
-            self._log.error("the master cannot be started", error=error.strerror, retry_in_s=delay_s)
-            self._poller.call_later(max(delay_s, 0.1), self._start_master)
-            return
-        finally:
-            os.close(theirs)
-        self._master_started_s = time.monotonic()
-        self._master_link = master = Link(ours)
+            return False
         self._rebinding.forget_unused()
-        self._poller.watch(master, self._from_master, self._master_silent)
-        self._greet_master()
-        self._record()
-
-    def _greet_master(self) -> None:
-        crew = self._crew
-        self._tell_master(
-            {
-                "type": "hello",
-                "options": self._options,
-                "state": self._state.path,
-                "keeper_pid": os.getpid(),
-                "regions": len(crew.regions),
-                "revision": crew.revision,
-                "snapshot": bool(crew.snapshot),
-                "ready": self._ready,
-                "workers": crew.target,
-                "listeners": [[listener_id, address] for listener_id, address in sorted(crew.listening)],
-            },
-            [*crew.regions, *crew.snapshot],
-        )
-        for worker in crew.workers.values():
-            crew.introduce(worker)
-
-    def _master_died(self, status: int) -> None:
-        self._master_pid = 0
-        if self._master_link is not None:
-            self._poller.drain(self._master_link)  # its last words may be why there is nothing to start again
-        self._master_silent()
-        if self._stopping:
-            return
-        delay_s = self._master_backoff.died(time.monotonic() - self._master_started_s)
-        self._log.error(
-            "master died; the workers serve on with the snapshot they have",
-            reason=spawn.describe_exit(status),
-            deaths=self._master_backoff.deaths,
-            restart_in_s=delay_s,
-        )
-        self._poller.call_later(delay_s, self._start_master)
-
-    def _master_silent(self) -> None:
-        if self._master_link is not None:
-            self._poller.unwatch(self._master_link)
-            self._master_link.close()
-            self._master_link = None
-
-    def _kill_master(self) -> None:
-        if self._master_pid:
-            os.kill(self._master_pid, _signal.SIGKILL)
+        self._upgrade.crashed(f"master: {reason}")
+        return True
 
     # ---- what the master says
 
-    def _tell_master(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-        if self._master_link is None:
-            return
-        try:
-            self._master_link.send(message, descriptors)
-        except LinkClosedError:
-            return  # it is dying; the next one is told everything anew
-
-    def _from_master(self, message: dict[str, Any], descriptors: list[int]) -> None:
+    def from_master(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        """Do what the active generation's master says."""
         kind = message["type"]
+        if self._upgrade.defers(message, descriptors):
+            return
         if kind == "regions":
             self._crew.take_regions(descriptors)
         elif kind == "snapshot":
@@ -259,15 +285,19 @@ class Keeper:
             self._apply_settings(message)
         elif kind == "bind":
             problems = self._rebinding.bind(message["listeners"], self._options["slots"] or message["slots"])
-            self._tell_master({"type": "bind_failed", "problems": problems} if problems else {"type": "bound"})
+            self.active.tell_master({"type": "bind_failed", "problems": problems} if problems else {"type": "bound"})
         elif kind == "listen":
             self._rebinding.listen(message["listeners"])
             self._in_force = True
             self._changed()
         elif kind == "unbind":
             self._rebinding.unbind(
-                message["listeners"], lambda lost: self._tell_master({"type": "unbound", "lost": lost})
+                message["listeners"], lambda lost: self.active.tell_master({"type": "unbound", "lost": lost})
             )
+        elif kind == "held":
+            self._upgrade.held()
+        elif kind == "switch_back":
+            self._upgrade.back(message["reason"], lambda answer: None)
         elif kind == "reloaded":
             self._notifier.send("READY=1", f"STATUS={message['status']}")
         elif kind == "status":
@@ -279,13 +309,14 @@ class Keeper:
         """Take over what the configuration says of the processes, where the command line says nothing."""
         options = self._options
         drain_timeout_ms = options["drain_timeout_ms"] or message["drain_timeout_ms"] or self._crew.drain_timeout_ms
+        self._upgrade_probation_ms = message.get("upgrade_probation_ms", PROBATION_MS)
         self._crew.apply_settings(
             drain_timeout_ms, options["access_log"] or message["access_log"], message["worker_memory_bytes"]
         )
         workers = self._options["workers"] or message["workers"] or len(os.sched_getaffinity(0))
         if workers != self._crew.target and not self._stopping:
             self._crew.resize(workers)
-            self._tell_master({"type": "target", "workers": workers})
+            self.active.tell_master({"type": "target", "workers": workers})
 
     def _fatal(self, reason: str, status: int) -> None:
         """The first configuration cannot come into force, as the master has said at length: end, rather than wait for
@@ -294,23 +325,48 @@ class Keeper:
         self._failed = status
         self._stop_at_once()
 
+    # ---- what an operator says
+
+    def _asked(self, message: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
+        """Do what a client of the control socket asks."""
+        kind = message["type"]
+        if kind == "upgrade":
+            self._begin_upgrade(message, "bascule upgrade", answer)
+        elif kind == "back":
+            self._upgrade.back(str(message.get("reason") or "bascule upgrade --back"), answer)
+        elif kind == "finish":
+            self._upgrade.finish(answer)
+        elif kind == "upgrade?":
+            answer({"type": "state", **self._upgrade.state()})
+        else:
+            answer(
+                {"type": "failed", "reason": f"this keeper knows no {kind!r}", "remedy": "it may be an older version"}
+            )
+
+    def _begin_upgrade(self, message: dict[str, Any], reason: str, answer: Callable[[dict[str, Any]], None]) -> None:
+        launcher = [str(word) for word in message.get("program") or ()] or self.active.program.launcher
+        probation_ms = message.get("probation_ms")
+        if not isinstance(probation_ms, int):
+            probation_ms = self._upgrade_probation_ms
+        self._log.info("upgrade", program=" ".join(launcher), because=reason)
+        self._upgrade.begin(launcher, probation_ms, reason, answer)
+
     def _changed(self) -> None:
         self._record()
-        if self._ready or not self._in_force or not self._crew.lent_everything():
+        if self._ready or not self._in_force or not self._lending.complete():
             return
         self._ready = True
         self._rebinding.exclusive = True
-        workers, listeners = len(self._crew.workers), len(self._crew.listening)
+        workers, listeners = len(self._crew.workers), len(self._lending.listening)
         self._log.info("ready", workers=workers, listeners=listeners)
         status = f"Serving {listeners} listeners with {workers} workers"
         self._notifier.send("READY=1", f"MAINPID={os.getpid()}", f"STATUS={status}")
-        self._tell_master({"type": "ready"})
+        self.active.tell_master({"type": "ready"})
         self._orphans.release()
 
     def _record(self) -> None:
         """Note who runs, for the keeper that follows should this one be killed."""
-        pids = [worker.pid for worker in self._crew.workers.values()]
-        pids += [self._master_pid] if self._master_pid else []
+        pids = [pid for generation in self._generations for pid in generation.pids()]
         if pids == self._recorded:
             return
         self._recorded = pids
@@ -319,7 +375,8 @@ class Keeper:
 
     def _heartbeat(self) -> None:
         self._poller.call_later(HEARTBEAT_S, self._heartbeat)
-        self._crew.check_heartbeats()
+        for generation in self._generations:
+            generation.crew.check_heartbeats()
 
     def _watchdog(self) -> None:
         self._notifier.watchdog()

@@ -73,6 +73,34 @@ def succeed(master: Master, loaded: Configuration) -> Pipeline:
     return pipeline
 
 
+def last_good(master: Master) -> Reading | None:
+    """Return the last good configuration on disk, None when there is none."""
+    return LastGood(os.path.join(_directory(master), DIRECTORY), lambda text: master.log.warning(text)).load()
+
+
+def compile_last_good(master: Master, loaded: Configuration, revision: int) -> list[int]:
+    """Return the images of what is in force now, compiled by this version; ConfigError when it is not on disk."""
+    good = last_good(master)
+    if good is None:
+        raise ConfigError(
+            [Problem(message="there is no last good configuration to compile", remedy="see `bascule status`")]
+        )
+    directory = _directory(master)
+    runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+    async def compiled() -> list[int]:
+        pipeline = Pipeline(master, _open(master, loaded, directory), loaded.store, loaded.settings, directory)
+        pipeline.load(good)
+        pipeline.names.load(pipeline.table.tree())
+        addresses = await resolve_in_loop(pipeline.names.wanted())
+        images = images_of(pipeline.compile_all(revision, addresses))
+        await pipeline.close()
+        return images
+
+    with runner:
+        return runner.run(compiled())
+
+
 def _load(pipeline: Pipeline, first: Reading, reading: Reading | None, runner: asyncio.Runner) -> None:
     pipeline.load(first)
     if first is reading:

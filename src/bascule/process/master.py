@@ -59,6 +59,10 @@ class Master:
         self.listening: list[dict[str, str]] = []
         self.workers_wanted = 0
         self.ready = False
+        self.standby = False
+        """Not in charge: of a generation that does not serve yet, or serves no more."""
+        self.loaded: Configuration | None = None
+        """What a master that stands by has found that it would load."""
         self.pipeline: Pipeline | None = None
         """Of a live store."""
         self.warm: WarmStart | None = None
@@ -71,6 +75,31 @@ class Master:
         if self.keeper is None:
             raise LinkClosedError("the keeper is gone")
         self.keeper.send(message, descriptors or [])
+
+    def greeted(self, hello: dict[str, Any], descriptors: list[int]) -> None:
+        """Take over what the keeper says is in force: at the start, and at every promotion.
+
+        Regions that a predecessor has written are opened anew, so that this one goes on from what they say now.
+        """
+        self.options = hello["options"]
+        self.log.json = hello["options"]["log_format"] == "json"
+        self.state_path = hello["state"]
+        self.keeper_pid = hello["keeper_pid"]
+        self.workers_wanted = hello["workers"]
+        self.ready = hello["ready"]
+        self.standby = hello["standby"]
+        self.listening = [{"id": name, "address": address} for name, address in hello["listeners"]]
+        if hello["regions"]:
+            for old in self.regions:
+                os.close(old)
+            self.regions = descriptors[: hello["regions"]]
+            del descriptors[: hello["regions"]]
+            if not self.standby:
+                from bascule.shared.statistics import Directory
+
+                self.directory = Directory(self.regions[0])
+        if hello["snapshot"]:
+            self.publisher.hold(hello["revision"], *descriptors)
 
     def common_message(self, message: dict[str, Any], descriptors: list[int]) -> bool:
         """Handle what the keeper may say at any time; False when it is something else."""
@@ -107,7 +136,12 @@ class Boot:
         """Raise ConfigError when there is no snapshot yet and the configuration gives none."""
         master = self._master
         hello, descriptors = self._await("hello")
-        self._greeted(hello, descriptors)
+        master.greeted(hello, descriptors)
+        if master.standby:
+            from bascule.process.standby import stand_by
+
+            stand_by(master, self)
+            return
         if hello["snapshot"]:
             self.reload_wanted = True
             return
@@ -124,7 +158,7 @@ class Boot:
                 boot_live(master, self, loaded)
             return
         self.make_regions(loaded.object_count(), loaded.limits_bytes())
-        compiled = self._compile(loaded)
+        compiled = self.compile(loaded, 1)
         master.tell_keeper({"type": "settings", **loaded.process_settings()})
         self._bind(loaded)
         from bascule.shared.snapshot import make_memfd
@@ -171,34 +205,17 @@ class Boot:
         else:
             self._master.common_message(message, descriptors)
 
-    def _compile(self, loaded: Configuration) -> CompiledSnapshot:
+    def compile(self, loaded: Configuration, revision: int) -> CompiledSnapshot:
+        """Compile a configuration whole, with what its host names say in a moment."""
         master = self._master
         assert master.directory is not None
-        compiled = loaded.compile(1, master.directory.slot, {})
+        compiled = loaded.compile(revision, master.directory.slot, {})
         if compiled.unresolved:
             from bascule.process.names import resolve_now
 
             master.addresses = resolve_now(loaded.tree)
-            compiled = loaded.compile(1, master.directory.slot, master.addresses)
+            compiled = loaded.compile(revision, master.directory.slot, master.addresses)
         return compiled
-
-    def _greeted(self, hello: dict[str, Any], descriptors: list[int]) -> None:
-        master = self._master
-        master.options = hello["options"]
-        master.log.json = hello["options"]["log_format"] == "json"
-        master.state_path = hello["state"]
-        master.keeper_pid = hello["keeper_pid"]
-        master.workers_wanted = hello["workers"]
-        master.ready = hello["ready"]
-        master.listening = [{"id": name, "address": address} for name, address in hello["listeners"]]
-        if hello["regions"]:
-            from bascule.shared.statistics import Directory
-
-            master.regions = descriptors[: hello["regions"]]
-            master.directory = Directory(master.regions[0])
-            del descriptors[: hello["regions"]]
-        if hello["snapshot"]:
-            master.publisher.hold(hello["revision"], *descriptors)
 
     def make_regions(self, objects: int, limits_bytes: int) -> None:
         """Make the shared regions, with room for twice as many objects, unless a predecessor has."""
@@ -263,11 +280,26 @@ def main() -> None:
         sys.exit(CANNOT_START)
     except Exception as error:
         _fail(master, error)
-    boot.linger()
+    if not master.standby:
+        boot.linger()
+    _serve(master, reload_wanted=boot.reload_wanted)
+
+
+def _serve(master: Master, *, reload_wanted: bool) -> None:
+    """Be in charge, or stand by, whichever the keeper says, until the end."""
     from bascule.process.control import run_control_loop
 
     gc.enable()
-    run_control_loop(master, reload_wanted=boot.reload_wanted)
+    if not master.standby:
+        run_control_loop(master, reload_wanted=reload_wanted)
+    while master.standby:
+        from bascule.process.standby import Ended, await_promotion
+
+        try:
+            await_promotion(master)
+        except Ended:
+            return
+        run_control_loop(master, reload_wanted=True)
 
 
 def _fail(master: Master, error: Exception) -> None:
@@ -278,7 +310,7 @@ def _fail(master: Master, error: Exception) -> None:
     status = FAILURE
     if isinstance(error, ConfigError):
         sys.stderr.write(text + "\n")  # as long as it is: a packet to the keeper has bounds
-        if master.options["command"] == "proxy" and not master.regions and not any(p.file for p in error.problems):
+        if master.options.get("command") == "proxy" and not master.regions and not any(p.file for p in error.problems):
             status = USAGE  # nothing has been looked at yet but the command line
     else:
         import traceback

@@ -44,6 +44,7 @@ class Poller:
         self._poll = select.poll()
         self._links: dict[int, tuple[Link, Callable[[dict[str, Any], list[int]], None], Callable[[], None]]] = {}
         self._writing: set[int] = set()
+        self._others: dict[int, Callable[[], None]] = {}
         self._timers: list[Timer] = []
         self._wakeup, self._wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll.register(self._wakeup, _READABLE)
@@ -70,6 +71,16 @@ class Poller:
             self._poll.unregister(link.fileno())
             self._writing.discard(link.fileno())
 
+    def watch_descriptor(self, descriptor: int, on_readable: Callable[[], None]) -> None:
+        """Call `on_readable` as long as a descriptor that is no link has something to read."""
+        self._others[descriptor] = on_readable
+        self._poll.register(descriptor, select.POLLIN)
+
+    def unwatch_descriptor(self, descriptor: int) -> None:
+        """Forget such a descriptor. To be called before it is closed."""
+        if self._others.pop(descriptor, None) is not None:
+            self._poll.unregister(descriptor)
+
     def drain(self, link: Link) -> None:
         """Handle what a peer that has died said last; a signal tells of its death before poll(2) tells of that."""
         if link.fileno() in self._links:
@@ -89,6 +100,8 @@ class Poller:
                 self._take_signals()
             elif descriptor in self._links:
                 self._serve(descriptor, events)
+            elif descriptor in self._others:
+                self._others[descriptor]()
         self._fire()
 
     def _watch_writable(self) -> None:

@@ -77,6 +77,17 @@ class Publisher:
         self.revision, self._snapshot = revision, descriptor
         self.published_s = time.time()
 
+    def images(self) -> list[int]:
+        """Return the descriptors of the snapshot in force, which stay ours: the snapshot, or its records and routes base."""
+        return [descriptor for descriptor in (self._snapshot, self._base) if descriptor >= 0]
+
+    def detach(self) -> None:
+        """Read the links no more: the loop ends."""
+        for worker in self.workers.values():
+            self._unwatch(worker)
+        self._loop = None
+        self._changed()
+
     def image(self) -> bytes:
         """Return the bytes of the snapshot in force (without its routes base), empty when there is none."""
         if self._snapshot < 0:

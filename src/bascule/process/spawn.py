@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def spawn(module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
+def spawn(
+    module: str, arguments: Sequence[str], descriptors: Sequence[int], *, executable: str = "", path: str = ""
+) -> int:
     """Start `module`'s main() in a fresh interpreter and return its pid; OSError when it cannot be started.
+
+    `executable` and `path` (of modules, as in PYTHONPATH) are this process's own unless given.
 
     The child inherits standard input, output and error, and `descriptors` under the numbers they have here. posix_spawn
     does not copy the keeper's memory map, and the interpreter is given a statement instead of `-m`, which would import
@@ -21,14 +25,19 @@ def spawn(module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> 
     that the keeper was started in is not ours to import. No parent-death signal is set: workers and master serve on
     when their keeper is killed.
     """
-    command = [sys.executable, "-SPc", f"from {module} import main; main()", *arguments]
+    command = [executable or sys.executable, "-SPc", f"from {module} import main; main()", *arguments]
+    return launch(command, descriptors, {"PYTHONPATH": path or os.pathsep.join(sys.path)})
+
+
+def launch(command: list[str], descriptors: Sequence[int], environment: dict[str, str]) -> int:
+    """Start a command, a path and its arguments, with `descriptors` and this environment beside ours; return its pid."""
     for descriptor in descriptors:
         os.set_inheritable(descriptor, True)
     try:
         return os.posix_spawn(
-            sys.executable,
+            command[0],
             command,
-            {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            {**os.environ, **environment},
             setsigmask=(),
             setsigdef=(_signal.SIGPIPE, _signal.SIGXFSZ),
         )

@@ -173,6 +173,8 @@ class Worker:
                 self.revision = self.engine.adopt(descriptors[0], base)
                 if first:
                     self.tell_keeper({"type": "started", "revision": self.revision})
+            if message.get("answer"):
+                self.tell_keeper({"type": "adopted", "revision": self.revision})
         except Exception as error:
             from bascule.engine.engine import UnknownBaseError
 
@@ -180,7 +182,10 @@ class Worker:
                 self._tell(self.master, {"type": "base?", "revision": revision})
                 return
             self.log.error("a snapshot is refused; the one in force stays", revision=revision, reason=str(error))
-            self._tell(self.master, {"type": "refused", "revision": revision, "reason": str(error)})
+            refusal = {"type": "refused", "revision": revision, "reason": str(error)}
+            self._tell(self.master, refusal)
+            if message.get("answer") or not self.revision:
+                self.tell_keeper(refusal)
             return
         finally:
             for descriptor in descriptors:

@@ -13,6 +13,9 @@ def create(size_bytes: int = 67108864, *, seed: bytes | None = None) -> int:
     bytes) is random when not given. Raises ValueError for a size out of range.
     """
 
+def inspect(fd: int) -> None:
+    """Raises RegionError for a descriptor that is no region of this layout; looks and changes nothing."""
+
 def rate(requests: int, period_ns: int, burst: int = 0) -> tuple[int, int, int, int]:
     """GCRA parameters (interval_ns, tolerance_ns, requests, period_s) of `requests` a period, bursts of `burst`.
 

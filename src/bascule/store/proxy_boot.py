@@ -112,6 +112,7 @@ class PlainSettings:
     access_log = "off"
     limits_memory = "64MiB"
     worker_memory = "512MiB"
+    upgrade_probation = "5m"
 
 
 class PlainTree:

@@ -1,0 +1,334 @@
+"""Bascule as the one who is tortured: its configuration, and everything that can be done to it."""
+
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bench.torture.events import Action
+from bench.torture.processes import members
+from bench.torture.programs import Swarm
+from bench.torture.victims import Kill, stop
+from kit.client import ask
+from kit.http1 import Cut, Ended, Malformed
+from kit.proxies import BasculeProcess, ProxyProcess
+from kit.waiting import until
+
+PATIENCE_S = 60.0
+WORKERS_MAX = 4
+ROUTES_MAX = 40
+
+
+class Configuration:
+    """The tree as it is meant to be: one listener and one route that always stay, and others that come and go."""
+
+    def __init__(self, ports: Sequence[int], origins: Sequence[int]) -> None:
+        """`ports`: the listener that stays, and those that a second one moves between; `origins`: ports of servers."""
+        self.ports, self.origins = list(ports), list(origins)
+        self.second = 0
+        self.servers: dict[int, dict[str, Any]] = {port: self._server(port) for port in origins[:2]}
+        self.routes: dict[str, str] = {}
+        self.wrong = False
+
+    @staticmethod
+    def _server(port: int) -> dict[str, Any]:
+        return {"url": f"http://127.0.0.1:{port}"}
+
+    def tree(self) -> dict[str, Any]:
+        """Return it as it is written."""
+        listeners = {"web": {"address": f"127.0.0.1:{self.ports[0]}"}}
+        if self.second:
+            listeners["second"] = {"address": f"127.0.0.1:{self.second}"}
+        frontends = {
+            name: {"route": f"PathPrefix(`/{name}`)", "backend": backend} for name, backend in self.routes.items()
+        }
+        frontends["all"] = {"route": "PathPrefix(" if self.wrong else "PathPrefix(`/`)", "backend": "app"}
+        servers = {f"s{port}": server for port, server in self.servers.items()}
+        backends = {"app": {"servers": servers}, "other": {"servers": {"o": self._server(self.origins[0])}}}
+        return {
+            "store": {"watch": False}, "settings": {"drain_timeout": "30s"},
+            "listeners": listeners, "backends": backends, "frontends": frontends,
+        }  # fmt: skip
+
+
+class Bascule(BasculeProcess):
+    """`bascule run` on a file of its own, and the actions of the torture."""
+
+    def __init__(
+        self,
+        ports: Sequence[int],
+        origins: Sequence[int],
+        *,
+        workers: int = 2,
+        seed: int = 0,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        super().__init__(workers=workers, arguments=arguments)
+        self.port = ports[0]
+        self.config_path = self.directory / "bascule.json"
+        self.configuration = Configuration(ports, origins)
+        self.random = random.Random(seed)
+        self.kills: list[Kill] = []
+        self.swarm: Swarm | None = None
+        self.sessions: list[int] = []
+        self.old_gone_s: list[float] = []
+        self.old_stayed = 0
+        self.changing = threading.Lock()
+        self.write_tree()
+
+    def command(self) -> list[str]:
+        base = [sys.executable, "-m", "bascule", "run", "-c", str(self.config_path)]
+        return [*base, "--workers", str(self.workers), "--state", str(self.state), *self.arguments]
+
+    def start(self, *, probe: bool = True) -> ProxyProcess:
+        super().start(probe=probe)
+        assert self.process is not None
+        self.sessions.append(self.process.pid)
+        return self
+
+    def write_tree(self) -> None:
+        """Put the configuration in the file's place."""
+        new = self.config_path.with_suffix(".new")
+        new.write_text(json.dumps(self.configuration.tree()))
+        new.rename(self.config_path)
+
+    # ---- what it says of itself
+
+    def asked(self) -> dict[str, Any] | None:
+        """Return its status, None while nobody answers."""
+        try:
+            return self.status()
+        except (OSError, Cut, Ended, Malformed, ValueError, AssertionError):
+            return None
+
+    def settled(self) -> dict[str, Any] | None:
+        """Return its status when as many workers serve as should and all have the newest configuration."""
+        status = self.asked()
+        if status is None or not status["ready"] or status["lagging"]:
+            return None
+        serving = [worker for worker in status["workers"] if worker["state"] == "serving"]
+        return status if len(serving) == status["workers_wanted"] else None
+
+    def until_settled(self, extra: Callable[[dict[str, Any]], bool] = lambda _: True) -> dict[str, Any]:
+        """Wait until it is settled, and something more holds."""
+
+        def reached() -> dict[str, Any] | None:
+            status = self.settled()
+            return status if status is not None and extra(status) else None
+
+        found = until(reached, f"settled; log:\n{self.log_text()[-3000:]}", PATIENCE_S, 0.05)
+        assert found is not None
+        return found
+
+    # ---- changes of the configuration
+
+    def reload(self, *, good: bool = True) -> str:
+        """Write the configuration and bring it into force; what is wrong must change nothing."""
+        self.write_tree()
+        end = time.monotonic() + PATIENCE_S
+        for attempts in itertools.count(1):
+            status, document = self._reload_once()
+            if status == (200 if good else 422):
+                assert good or document["problems"], f"refused without a reason: {document}"
+                return f"{attempts} attempts" if attempts > 1 else ""
+            # A master that was killed meanwhile answers nobody; the next one does.
+            assert time.monotonic() < end, f"reload: status {status}, {document}"
+            time.sleep(0.05)
+        return ""
+
+    def _reload_once(self) -> tuple[int, Any]:
+        request = b"POST /v1/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        try:
+            answer = ask(str(self.state / "admin.sock"), request, PATIENCE_S)
+        except (OSError, Cut, Ended, Malformed) as error:
+            return 0, str(error)
+        return answer.status, json.loads(answer.body)
+
+    def route_added(self) -> str:
+        """A route more, unless there are many."""
+        routes = self.configuration.routes
+        if len(routes) < ROUTES_MAX:
+            routes[f"r{self.random.randrange(10_000)}"] = self.random.choice(["app", "other"])
+        return self.reload()
+
+    def route_removed(self) -> str:
+        """One of the routes that come and go, less."""
+        routes = self.configuration.routes
+        if routes:
+            routes.pop(self.random.choice(sorted(routes)))
+        return self.reload()
+
+    def server_added(self) -> str:
+        """A server more, or one that drained back."""
+        servers, origins = self.configuration.servers, self.configuration.origins
+        port = self.random.choice(origins)
+        servers[port] = {"url": f"http://127.0.0.1:{port}", "weight": self.random.randint(1, 5)}
+        return self.reload()
+
+    def _up(self) -> list[int]:
+        return [port for port, server in self.configuration.servers.items() if "state" not in server]
+
+    def server_drained(self) -> str:
+        """One takes nothing new, unless it is the last."""
+        up = self._up()
+        if len(up) > 1:
+            self.configuration.servers[self.random.choice(up)]["state"] = "draining"
+        return self.reload()
+
+    def server_removed(self) -> str:
+        """One is gone from the pool, with whatever it has in flight; never the last that takes requests."""
+        servers, up = self.configuration.servers, self._up()
+        removable = [port for port in servers if len(up) > 1 or port not in up]
+        if removable:
+            servers.pop(self.random.choice(removable))
+        return self.reload()
+
+    def reload_wrong(self) -> str:
+        """A configuration with an error: refused."""
+        self.configuration.wrong = True
+        try:
+            return self.reload(good=False)
+        finally:
+            self.configuration.wrong = False
+            self.write_tree()
+
+    def reload_same(self) -> str:
+        """HUP, nothing changed."""
+        self.signal(signal.SIGHUP)
+        return ""
+
+    def listener_changed(self) -> str:
+        """The second listener comes, goes, or moves to another port. Its clients stop connecting before it goes: a port
+        that is to close cannot be connected to for ever."""
+        before = self.configuration.second
+        self.configuration.second = self.random.choice(
+            [port for port in (0, *self.configuration.ports[1:]) if port != before]
+        )
+        self._second_target(0)
+        time.sleep(0.05)
+        self.reload()
+        self._second_target(self.configuration.second)
+        return f"{before} to {self.configuration.second}"
+
+    def _second_target(self, port: int) -> None:
+        if self.swarm is not None:
+            self.swarm.target(1, port)
+
+    # ---- processes
+
+    def worker_terminated(self) -> str:
+        """TERM to a worker: replaced, without a lost request."""
+        pid = self.random.choice(self._serving())
+        os.kill(pid, signal.SIGTERM)
+        self.until_settled(lambda status: pid not in _serving(status))
+        return f"pid {pid}"
+
+    def worker_killed(self) -> str:
+        """Kill -9 to a worker; what it held is noted."""
+        pid = self.random.choice(self._serving())
+        self.kills.append(stop(pid, set(self.configuration.ports)))
+        os.kill(pid, signal.SIGKILL)
+        self.until_settled(lambda status: pid not in _serving(status))
+        return f"pid {pid}, {len(self.kills[-1].clients)} connections"
+
+    def _serving(self) -> list[int]:
+        return _serving(self.until_settled())
+
+    def master_killed(self) -> str:
+        """Kill -9 to the master: nothing is lost."""
+        pid = self.until_settled()["master"]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        self.until_settled(lambda status: status["master"]["pid"] != pid)
+        return f"pid {pid}"
+
+    def keeper_killed(self) -> str:
+        """Kill -9 to the keeper, and another one on the same state directory."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+        self.start(probe=False)
+        pid = self.process.pid
+        self.until_settled(lambda status: bool(status["keeper"]["pid"] == pid))
+        return f"pid {pid}"
+
+    def workers_changed(self) -> str:
+        """One worker more or less (TTIN, TTOU)."""
+        before = self.until_settled()["workers_wanted"]
+        more = before < 2 or (before < WORKERS_MAX and self.random.random() < 0.5)
+        self.signal(signal.SIGTTIN if more else signal.SIGTTOU)
+        after = before + (1 if more else -1)
+        self.until_settled(lambda status: bool(status["workers_wanted"] == after))
+        return f"{before} to {after}"
+
+    # ---- upgrades
+
+    def upgraded(self) -> str:
+        """`bascule upgrade`."""
+        return self._replaced(lambda: self._command("upgrade"))
+
+    def upgraded_by_signal(self) -> str:
+        """USR2 to the keeper."""
+        return self._replaced(lambda: self.signal(signal.SIGUSR2))
+
+    def switched_back(self) -> str:
+        """`bascule upgrade --back`, when there is somebody to go back to."""
+        return self._replaced(lambda: self._command("upgrade", "--back"))
+
+    def finished(self) -> str:
+        """`bascule upgrade --finish`: the old generation leaves; how long it takes is noted."""
+        raise NotImplementedError
+
+    def _command(self, *words: str) -> None:
+        done = self.run(*words, check=False, deadline_s=PATIENCE_S)
+        assert done.returncode == 0, f"{' '.join(words)} ended with {done.returncode}: {done.stderr[-1500:]}"
+
+    def _replaced(self, begin: Callable[[], None]) -> str:
+        raise NotImplementedError
+
+    # ---- what a run asks for
+
+    def members(self) -> dict[int, str]:
+        """Return all its processes with their start times."""
+        return members(self.sessions)
+
+    def upgrades(self) -> dict[str, Action]:
+        """Return everything that replaces a generation."""
+        return {
+            "upgrade": self.upgraded, "upgrade by signal": self.upgraded_by_signal,
+            "switch back": self.switched_back, "finish": self.finished,
+        }  # fmt: skip
+
+    def upgrade_plan(self, count: int) -> dict[str, int]:
+        """Return how often each of `upgrades` is to happen."""
+        by_signal = count // 3
+        return {
+            "upgrade": count - by_signal, "upgrade by signal": by_signal,
+            "switch back": max(count // 4, 1), "finish": max(count // 4, 1),
+        }  # fmt: skip
+
+    def changes(self) -> dict[str, Action]:
+        """Return the changes of the configuration."""
+        return {
+            "route added": self.route_added, "route removed": self.route_removed,
+            "server added": self.server_added, "server drained": self.server_drained,
+            "server removed": self.server_removed, "listener changed": self.listener_changed,
+            "wrong configuration": self.reload_wrong, "reload": self.reload_same,
+        }  # fmt: skip
+
+    def disturbances(self) -> dict[str, Action]:
+        """Return what happens to its processes without cost to anybody."""
+        return {
+            "worker terminated": self.worker_terminated,
+            "master killed": self.master_killed,
+            "workers changed": self.workers_changed,
+        }
+
+
+def _serving(status: dict[str, Any]) -> list[int]:
+    return [worker["pid"] for worker in status["workers"] if worker["state"] == "serving"]

@@ -1,0 +1,118 @@
+"""The keeper's own socket, for what must be asked of the keeper itself: upgrades. A link, as between processes.
+
+It is a file in the state directory, which only the keeper's user and root can enter; the kernel says who calls.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+import struct
+
+from bascule.process.link import Link, LinkClosedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from bascule.process.poller import Poller
+
+CONTROL_SOCKET = "keeper.sock"
+CLIENTS_MAX = 32
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+
+class ControlSocket:
+    """Listens in the state directory; each message of a client is handed on with a way to answer it."""
+
+    def __init__(
+        self, directory: str, poller: Poller, handle: Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], None]
+    ) -> None:
+        """`handle(message, answer)`; `answer` may be called any number of times, also when the client has gone. Raises
+        OSError."""
+        self._path = os.path.join(directory, CONTROL_SOCKET)
+        self._poller = poller
+        self._handle = handle
+        self._clients: set[Link] = set()
+        self._socket = _bind(self._path)
+        poller.watch_descriptor(self._socket.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Listen no more; clients hear the end."""
+        self._poller.unwatch_descriptor(self._socket.fileno())
+        self._socket.close()
+        for client in list(self._clients):
+            self._gone(client)
+        try:
+            os.unlink(self._path)
+        except OSError:
+            return
+
+    def _accept(self) -> None:
+        try:
+            descriptor, _ = self._socket._accept()
+        except OSError:
+            return
+        os.set_inheritable(descriptor, False)
+        client = Link(descriptor)
+        if len(self._clients) >= CLIENTS_MAX or _user(descriptor) not in {0, os.geteuid()}:
+            client.close()
+            return
+        self._clients.add(client)
+        self._poller.watch(
+            client, lambda message, fds: self._received(client, message, fds), lambda: self._gone(client)
+        )
+
+    def _received(self, client: Link, message: dict[str, Any], descriptors: list[int]) -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        self._handle(message, lambda answer: self._answer(client, answer))
+
+    def _answer(self, client: Link, message: dict[str, Any]) -> None:
+        if client not in self._clients:
+            return
+        try:
+            client.send(message)
+        except (LinkClosedError, ValueError):
+            self._gone(client)
+
+    def _gone(self, client: Link) -> None:
+        if client in self._clients:
+            self._clients.discard(client)
+            self._poller.unwatch(client)
+            client.close()
+
+
+def connect(directory: str) -> Link:
+    """Return a link to the keeper of a state directory; OSError when none listens there."""
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    try:
+        sock.connect(os.path.join(directory, CONTROL_SOCKET))
+        return Link(sock.detach())
+    finally:
+        sock.close()
+
+
+def _bind(path: str) -> Any:
+    """Bind beside the path and rename over it: the lock on the state directory says that nobody else is there."""
+    temporary = f"{path}.{os.getpid()}"
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
+    try:
+        sock.bind(temporary)
+        os.chmod(temporary, 0o600)
+        sock.listen(CLIENTS_MAX)
+        os.rename(temporary, path)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _user(descriptor: int) -> int:
+    sock = _socket.socket(fileno=os.dup(descriptor))
+    try:
+        _, user, _ = _CREDENTIALS.unpack(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _CREDENTIALS.size))
+        return int(user)
+    finally:
+        sock.close()

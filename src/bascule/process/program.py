@@ -1,0 +1,98 @@
+"""Which program a generation runs: an interpreter, where it finds its modules, and the version that is there.
+
+The keeper knows the command it was started by (`launcher`). What that command is *now*, after a package was upgraded or a
+link points to another directory, only the command itself can say: it is started as `bascule _program LINK` and reports.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from bascule.process import spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+COMMAND = "_program"
+
+
+class Program:
+    """One version of Bascule on disk. `launcher` starts it: a script, or an interpreter and its arguments."""
+
+    __slots__ = ("executable", "launcher", "path", "version")
+
+    def __init__(self, launcher: Sequence[str], executable: str, path: str, version: str) -> None:
+        """See the class. `path` is of modules, as in PYTHONPATH."""
+        self.launcher = list(launcher)
+        self.executable = executable
+        self.path = path
+        self.version = version
+
+    def spawn(self, module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
+        """Start a module of this program as a process of its own and return its pid."""
+        return spawn.spawn(module, arguments, descriptors, executable=self.executable, path=self.path)
+
+    def as_message(self) -> dict[str, Any]:
+        """Return it as a message of a link."""
+        return {
+            "type": "program",
+            "launcher": self.launcher,
+            "executable": self.executable,
+            "path": self.path,
+            "version": self.version,
+        }
+
+
+def from_message(message: dict[str, Any]) -> Program:
+    """Return what `as_message` was made of."""
+    return Program(message["launcher"], message["executable"], message["path"], message["version"])
+
+
+def current(launcher: Sequence[str]) -> Program:
+    """Return the program that this process runs."""
+    return Program(launcher, sys.executable, os.pathsep.join(map(os.path.abspath, sys.path)), version())
+
+
+def own_launcher() -> list[str]:
+    """Return the command that started this process, up to its arguments, independent of the working directory.
+
+    A script keeps its name, even where that leads over a symbolic link: the link is what an upgrade changes.
+    """
+    script = os.path.abspath(sys.argv[0])
+    if os.path.basename(script) != "__main__.py" and os.access(script, os.X_OK):
+        return [script]
+    return [sys.executable, "-m", "bascule"]
+
+
+def version() -> str:
+    """Return the version of the package that is imported here."""
+    from bascule import __version__
+
+    return __version__
+
+
+def ask(launcher: Sequence[str], link: int) -> int:
+    """Start a program that is to report on a link what it is; return its pid. OSError when it cannot be started."""
+    path = os.pathsep.join(map(os.path.abspath, sys.path))
+    environment = {"PYTHONPATH": path} if len(launcher) > 1 else {}
+    return spawn.launch([*launcher, COMMAND, str(link), *launcher], [link], environment)
+
+
+def main(words: Sequence[str]) -> int:
+    """`_program LINK LAUNCHER...`: import what a generation runs on, and report."""
+    from bascule.process.link import Link
+
+    link = Link(int(words[0]))
+    try:
+        import bascule.engine.engine
+        import bascule.process.control
+        import bascule.process.master
+        import bascule.process.worker  # noqa: F401
+    except Exception as error:
+        link.send({"type": "unusable", "reason": f"{type(error).__name__}: {error}"[:2000]})
+        return 1
+    link.send(current(words[1:]).as_message())
+    return 0

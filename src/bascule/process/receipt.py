@@ -1,0 +1,149 @@
+"""The receipt of an upgrade or a switch back: what was there before, what happened, what is there now.
+
+Resets and drops are the kernel's counters of the network namespace, so other programs' are in them too: 0 proves that there was
+none, more does not prove that they were ours.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from bascule.process import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from bascule.process.crew import Crew
+    from bascule.process.generation import Generation
+    from bascule.process.lending import Lending
+
+HISTORY_FILE = "upgrades.jsonl"
+HISTORY_MAX = 200
+_COUNTERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "/proc/net/snmp": {"Tcp": ("EstabResets", "OutRsts")},
+    "/proc/net/netstat": {"TcpExt": ("ListenOverflows", "ListenDrops", "TCPAbortOnData", "TCPAbortOnClose")},
+}
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Receipt:
+    """Gathers the facts of one replacement while it goes on. Times are seconds since it began."""
+
+    def __init__(self, kind: str, reason: str, active: Generation, lending: Lending) -> None:
+        """`kind` is "upgrade" or "back", `reason` why it was begun."""
+        self._began_s = time.monotonic()
+        self._phase_s = self._began_s
+        self._counters = kernel_counters()
+        self._phases: dict[str, float] = {}
+        self._accounts_before: dict[int, dict[str, int]] = {}
+        self._document: dict[str, Any] = {
+            "kind": kind,
+            "reason": reason,
+            "at": time.time(),
+            "from": _who(active),
+            "slots": sum(len(lending.listeners[key].descriptors) for key in lending.listening),
+            "queued_before": queues(lending),
+            "regions_restarted": [],
+            "memory_before_bytes": memory_bytes(active),
+        }
+
+    def phase_ended(self, name: str) -> None:
+        """Note how long a phase took."""
+        now_s = time.monotonic()
+        self._phases[name] = round(now_s - self._phase_s, 4)
+        self._phase_s = now_s
+
+    def note(self, key: str, value: Any) -> None:
+        """Note one more fact."""
+        self._document[key] = value
+
+    def committed(self, old: Generation, new: Generation, lending: Lending) -> None:
+        """Note what is in force now, and what it takes while both generations are there."""
+        self._document["to"] = _who(new)
+        self._document["queued_after"] = queues(lending)
+        self._document["memory_both_bytes"] = memory_bytes(old) + memory_bytes(new)
+        old.crew.departed.clear()
+        self._accounts_before = {worker.pid: dict(worker.account) for worker in old.crew.workers.values()}
+        self._document["committed_after_s"] = round(time.monotonic() - self._began_s, 4)
+
+    def failed(self, reason: str, remedy: str) -> dict[str, Any]:
+        """Return the receipt of a replacement that changed nothing."""
+        return self._ended({"ok": False, "failed": reason, "remedy": remedy})
+
+    def done(self, old: Crew) -> dict[str, Any]:
+        """Return the receipt, with what the old workers have done with their connections since the commit."""
+        total: dict[str, int] = {}
+        accounts = list(old.departed)
+        accounts += [(worker.pid, worker.account) for worker in old.workers.values()]
+        for pid, account in accounts:
+            before = self._accounts_before.get(pid, {})
+            for key, value in account.items():
+                total[key] = total.get(key, 0) + value - (0 if key == "in_flight" else before.get(key, 0))
+        return self._ended({"ok": True, "connections": dict(sorted(total.items()))})
+
+    def _ended(self, more: dict[str, Any]) -> dict[str, Any]:
+        after = kernel_counters()
+        self._document.update(more)
+        self._document["phases_s"] = self._phases
+        self._document["took_s"] = round(time.monotonic() - self._began_s, 4)
+        self._document["kernel"] = {key: after[key] - value for key, value in self._counters.items() if key in after}
+        return self._document
+
+
+def _who(generation: Generation) -> dict[str, Any]:
+    workers = sorted(generation.crew.workers)
+    return {"generation": generation.number, "version": generation.program.version, "workers": workers}
+
+
+def queues(lending: Lending) -> dict[str, int]:
+    """Return how many connections wait to be accepted, by listener."""
+    return {key[0]: lending.listeners[key].queued() for key in sorted(lending.listening)}
+
+
+def memory_bytes(generation: Generation) -> int:
+    """Return the private resident memory of a generation's processes; what they share is not theirs alone."""
+    total = 0
+    for pid in generation.pids():
+        try:
+            with open(f"/proc/{pid}/statm", encoding="ascii") as file:
+                fields = file.read().split()
+        except OSError:
+            continue
+        total += (int(fields[1]) - int(fields[2])) * _PAGE_BYTES
+    return total
+
+
+def kernel_counters() -> dict[str, int]:
+    """Return the counters of resets and refused connections of this network namespace; empty without /proc."""
+    found: dict[str, int] = {}
+    for path, groups in _COUNTERS.items():
+        try:
+            with open(path, encoding="ascii") as file:
+                lines = file.read().splitlines()
+        except OSError:
+            continue
+        for names, values in zip(lines[::2], lines[1::2], strict=False):
+            group, _, rest = names.partition(":")
+            counted = dict(zip(rest.split(), values.partition(":")[2].split(), strict=False))
+            found.update({name: int(counted[name]) for name in groups.get(group, ()) if name in counted})
+    return found
+
+
+def remember(path: str, document: dict[str, Any]) -> None:
+    """Append a receipt to the history, which keeps the newest HISTORY_MAX."""
+    lines = history_lines(path)[-(HISTORY_MAX - 1) :]
+    temporary = path + ".new"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write("".join(line + "\n" for line in [*lines, wire.dumps(document)]))
+    os.rename(temporary, path)
+
+
+def history_lines(path: str) -> list[str]:
+    """Return the receipts as they were written, oldest first."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []

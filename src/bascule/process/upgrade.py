@@ -1,0 +1,480 @@
+"""Replacing the active generation: by the program on disk, or back by the one that rests. See docs/upgrade.md.
+
+    IDLE -upgrade-> ASKING -program-> STARTING -standing by-> FILLING -workers started-> TESTING -tested-> HOLDING
+    IDLE -back----------------------------------------------------------------------------------------> HOLDING
+    HOLDING -no change under way-> ADOPTING -same snapshot-> LENDING -all accept-> COMMIT -> TAKING_OVER -> EMPTYING -> IDLE
+
+Every phase before COMMIT may fail, and failing is always the same: the candidate leaves (or goes on resting), and the
+active generation goes on as if nothing had been.
+"""
+
+from __future__ import annotations
+
+import os
+
+from bascule.process import link as links
+from bascule.process import program as programs
+from bascule.process.generation import CANDIDATE, RESTING, Generation
+from bascule.process.link import Link
+from bascule.process.probation import Probation
+from bascule.process.receipt import Receipt
+from bascule.process.self_test import SelfTest
+from bascule.process.spawn import describe_exit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from bascule.process.keeper import Keeper
+    from bascule.process.lending import Lending
+    from bascule.process.log import Log
+    from bascule.process.poller import Poller, Timer
+
+    Report = Callable[[dict[str, Any]], None]
+
+ASKING, STARTING, FILLING, TESTING = "asking", "starting", "filling", "testing"
+HOLDING, ADOPTING, LENDING, TAKING_OVER, EMPTYING = "holding", "adopting", "lending", "taking over", "emptying"
+
+PATIENCE_S = {
+    ASKING: 20.0,
+    STARTING: 120.0,
+    FILLING: 60.0,
+    TESTING: 20.0,
+    HOLDING: 20.0,
+    ADOPTING: 20.0,
+    LENDING: 20.0,
+    TAKING_OVER: 5.0,
+    EMPTYING: 5.0,
+}
+"""How long each phase may take. One that is late fails the upgrade; the last two only end the waiting."""
+
+SAYINGS = {
+    ASKING: "asking the program on disk what it is",
+    STARTING: "starting the new master",
+    FILLING: "starting the new workers",
+    TESTING: "the new workers answer test requests",
+    HOLDING: "waiting for the change under way",
+    ADOPTING: "the workers adopt the newest snapshot",
+    LENDING: "lending the listening sockets to both generations",
+    TAKING_OVER: "the new master takes charge",
+    EMPTYING: "connections move to the new workers",
+}
+_LOOK_S = 0.02
+
+
+class Upgrade:
+    """The keeper's upgrades, one at a time, and the generation that rests after one."""
+
+    def __init__(self, keeper: Keeper, poller: Poller, log: Log, lending: Lending) -> None:
+        """See the class."""
+        self.phase = ""
+        """Empty: nothing is under way."""
+        self.probation = Probation(poller, log, self._proven)
+        self._keeper = keeper
+        self._poller = poller
+        self._log = log
+        self._lending = lending
+        self._old: Generation | None = None
+        self._new: Generation | None = None
+        self._is_back = False
+        self._receipt: Receipt | None = None
+        self._report: Report = lambda message: None
+        self._timer: Timer | None = None
+        self._probation_ms = 0
+        self._probe: tuple[int, Link] | None = None
+        self._test: SelfTest | None = None
+        self._own_snapshot = False
+        """The generation that the last upgrade started could not use the snapshot of the one before."""
+        self._lost = False
+        self._deferred: list[tuple[dict[str, Any], list[int]]] = []
+
+    # ---- what can be asked
+
+    def begin(self, launcher: Sequence[str], probation_ms: int, reason: str, report: Report) -> None:
+        """Replace the active generation by the program that `launcher` starts."""
+        if self._refused(report):
+            return
+        self.probation.end()
+        self._is_back, self._probation_ms, self._own_snapshot = False, probation_ms, False
+        self._begun("upgrade", reason, report)
+        self._enter(ASKING)
+        ours, theirs = links.pair()
+        link = Link(ours)
+        try:
+            pid = programs.ask(launcher, theirs)
+        except OSError as error:
+            link.close()
+            self._fail(
+                f"{launcher[0]} cannot be started: {error.strerror}",
+                "check that it is installed, or name it: --program",
+            )
+            return
+        finally:
+            os.close(theirs)
+        self._probe = (pid, link)
+        self._poller.watch(link, self._from_program, lambda: None)
+
+    def back(self, reason: str, report: Report) -> None:
+        """Return to the generation that rests."""
+        if self._refused(report):
+            return
+        resting = self.probation.take()
+        if resting is None:
+            remedy = "there is nothing to switch back to; upgrade to the version you want"
+            report(_failed("no generation rests", remedy))
+            return
+        self._is_back = True
+        self._begun("back", reason, report)
+        self._new = resting
+        self._watch_candidate(resting)
+        self._hold()
+
+    def finish(self, report: Report) -> None:
+        """End the probation: the generation that rests leaves, and the keeper becomes the new version too."""
+        if self._refused(report):
+            return
+        resting = self.probation.resting
+        if resting is None:
+            report(_failed("no generation rests", "there is no probation to end"))
+            return
+        report({"type": "finished", "generation": resting.number})
+        self.probation.proven()
+
+    def state(self) -> dict[str, Any]:
+        """Return what is under way, for status and `upgrade?`."""
+        resting = self.probation.resting
+        return {
+            "phase": self.phase,
+            "generation": self._keeper.active.number,
+            "version": self._keeper.active.program.version,
+            "resting": None if resting is None else {"generation": resting.number, "version": resting.program.version},
+            "probation_left_s": round(self.probation.left_s(), 1),
+        }
+
+    def stop(self) -> None:
+        """The keeper stops: nothing is replaced any more."""
+        if self.phase and self.phase not in {TAKING_OVER, EMPTYING}:
+            self._fail("the load balancer is being stopped", "start it again")
+        self.probation.end()
+
+    def defers(self, message: dict[str, Any], descriptors: list[int]) -> bool:
+        """Whether a message of the active master has to wait: slots must not change while they are lent twice."""
+        if self.phase not in {ADOPTING, LENDING} or message["type"] not in {"bind", "listen", "unbind", "settings"}:
+            return False
+        self._deferred.append((message, descriptors))
+        return True
+
+    def reaped(self, pid: int, status: int) -> bool:
+        """Take note of a dead child; False when it was not the program that was asked."""
+        if self._probe is None or self._probe[0] != pid:
+            return False
+        link = self._probe[1]
+        self._poller.drain(link)
+        self._close_probe()
+        if self.phase == ASKING:
+            self._fail(
+                f"the program on disk does not start: {describe_exit(status)}",
+                "its own message is on standard error of the keeper (the journal); install it again",
+            )
+        return True
+
+    def crashed(self, what: str) -> None:
+        """A process of the active generation died unasked: twice on probation is once too often."""
+        if not self.phase and self.probation.crashed_too_often():
+            self.back(f"the new version crashes: {what}", lambda message: None)
+
+    # ---- the candidate
+
+    def _from_program(self, message: dict[str, Any], _: list[int]) -> None:
+        if self.phase != ASKING:
+            return
+        if message["type"] != "program":
+            self._fail(
+                f"the program on disk cannot be used: {message.get('reason', 'it does not say why')}",
+                "install it again, with all that it depends on",
+            )
+            return
+        self._start(programs.from_message(message))
+
+    def _start(self, program: programs.Program) -> None:
+        self._enter(STARTING)
+        old, keeper = self._old, self._keeper
+        assert old is not None
+        new = self._new = keeper.new_generation(program, CANDIDATE)
+        self._watch_candidate(new)
+        new.crew.apply_settings(old.crew.drain_timeout_ms, old.crew.access_log, old.crew.worker_memory_bytes)
+        new.crew.regions = [os.dup(descriptor) for descriptor in old.crew.regions]
+        self._take_newest()
+        new.start_master()
+
+    def _watch_candidate(self, new: Generation) -> None:
+        self._lost = False
+        new.on_message = self._from_candidate
+        new.on_master_death = lambda reason: self._candidate_lost(f"the new master died: {reason}")
+        new.crew.on_death = lambda worker, why: self._candidate_lost(f"new worker {worker.number} died: {why}")
+        new.crew.on_refusal = lambda why: self._fail(f"a new worker refuses the snapshot in force: {why}", _SEE_LOG)
+        new.crew.on_change = self._look
+
+    def _candidate_lost(self, what: str) -> bool:
+        self._lost = True
+        self._fail(what, _SEE_LOG)
+        return False
+
+    def _take_newest(self) -> None:
+        """Give the candidate the snapshot in force, unless it has made its own."""
+        if self._new is None or self._old is None or self._own_snapshot:
+            return
+        crew, newest = self._new.crew, self._old.crew
+        if crew.revision != newest.revision and newest.snapshot:
+            crew.give_snapshot(newest.revision, newest.snapshot)
+
+    def _from_candidate(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        assert self._new is not None
+        crew, kind = self._new.crew, message["type"]
+        if kind == "regions":
+            crew.take_regions(descriptors)
+        elif kind == "snapshot":
+            self._own_snapshot = True
+            crew.take_snapshot(message["revision"], descriptors)
+        elif kind == "standing_by" and self.phase == STARTING:
+            if message["restarted"] and self._receipt is not None:
+                self._receipt.note("regions_restarted", message["restarted"])
+                self._log.warning("the new version begins these anew", regions=",".join(message["restarted"]))
+            self._take_newest()
+            self._enter(FILLING)
+            crew.resize(self._keeper.active.crew.target)
+        elif kind == "self_tested" and self.phase == TESTING:
+            self._tested(message)
+        elif kind == "fatal":
+            self._fail(f"the new master cannot take over: {message['reason']}", _SEE_LOG)
+
+    def _tested(self, message: dict[str, Any]) -> None:
+        self._close_test()
+        if message["problems"]:
+            self._fail(f"the self-test failed: {message['problems'][0]}", _SEE_LOG)
+            return
+        if self._receipt is not None:
+            self._receipt.note("self_test_requests", message["requests"])
+        self._hold()
+
+    # ---- phases
+
+    def _look(self) -> None:
+        """Something changed in the candidate: is the phase over?"""
+        new, phase = self._new, self.phase
+        if new is None:
+            return
+        if phase == FILLING and new.crew.is_complete():
+            self._begin_test()
+        elif phase == TESTING and self._test is not None and self._test.accepting():
+            new.tell_master({"type": "self_test", "ports": self._test.ports()})
+        elif phase == ADOPTING and self._adopted():
+            self._enter(LENDING)
+            self._lending.lend_beside(new.crew)
+            self._look()
+        elif phase == LENDING and self._lending.beside_complete():
+            self._commit()
+
+    def _begin_test(self) -> None:
+        assert self._new is not None
+        self._enter(TESTING)
+        try:
+            self._test = SelfTest(self._new.crew)
+        except OSError as error:
+            self._fail(f"the self-test cannot listen on 127.0.0.1: {error.strerror}", "is the loopback interface up?")
+
+    def _hold(self) -> None:
+        """Have the active master finish its change and begin no other."""
+        assert self._old is not None
+        self._enter(HOLDING)
+        self._old.tell_master({"type": "hold"})
+        if not self._old.master_pid:
+            self.held()
+
+    def held(self) -> None:
+        """The active master holds still: from here to the commit nothing changes."""
+        if self.phase != HOLDING:
+            return
+        if any(listener.closing for listener in self._lending.listeners.values()):
+            self._poller.call_later(_LOOK_S, self.held)  # who empties its queue must not lose it
+            return
+        assert self._new is not None
+        self._enter(ADOPTING)
+        if self._is_back:
+            self._new.crew.resume()
+        self._take_newest()
+        self._look()
+
+    def _adopted(self) -> bool:
+        assert self._new is not None
+        crew = self._new.crew
+        return all(worker.revision == crew.revision for worker in crew.serving())
+
+    def _commit(self) -> None:
+        old, new = self._old, self._new
+        assert old is not None
+        assert new is not None
+        assert self._receipt is not None
+        self._lending.commit()
+        self._receipt.committed(old, new, self._lending)
+        self._keeper.activate(new)
+        deadline_ms = old.crew.drain_timeout_ms
+        old.tell_master({"type": "rest"})
+        old.on_message = self._from_old
+        old.state = RESTING
+        old.on_master_death = lambda reason: self._resting_lost(old, f"its master died: {reason}")
+        old.crew.on_death = lambda worker, why: self._resting_lost(old, f"its worker {worker.number} died: {why}")
+        old.crew.on_change = self._emptied
+        old.crew.rest(deadline_ms)
+        self._log.info("the new generation serves", generation=new.number, version=new.program.version)
+        self._enter(TAKING_OVER)
+        for message, descriptors in self._deferred:
+            for descriptor in descriptors:
+                os.close(descriptor)  # the new master reads the store for itself
+            self._log.info("a change in the middle of an upgrade is left to the new master", what=message["type"])
+        self._deferred = []
+        if not old.master_pid:
+            self._promote()
+
+    def _from_old(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if message["type"] == "rested" and self.phase == TAKING_OVER:
+            self._promote()
+
+    def _promote(self) -> None:
+        """Put the new master in charge; what remains is to wait until the old workers are empty."""
+        assert self._old is not None
+        self._keeper.promote()
+        self._enter(EMPTYING)
+        if self._is_back or not self._probation_ms:
+            self._old.leave(self._old.crew.drain_timeout_ms)
+        self._emptied()
+
+    def _emptied(self) -> None:
+        old = self._old
+        if self.phase != EMPTYING or old is None:
+            return
+        workers = old.crew.workers.values()
+        if any(worker.account.get("in_flight", 1) for worker in workers):
+            return
+        self._done()
+
+    def _done(self) -> None:
+        old, receipt = self._old, self._receipt
+        assert old is not None
+        assert receipt is not None
+        receipt.phase_ended(self.phase)
+        document = receipt.done(old.crew)
+        if old.state == RESTING:
+            self.probation.begin(old, self._probation_ms)
+        self._ended(document)
+
+    def _proven(self) -> None:
+        self._log.info("the new version is proven", version=self._keeper.active.program.version)
+        self._keeper.renew()
+
+    def _resting_lost(self, generation: Generation, why: str) -> bool:
+        if generation.state == RESTING:
+            self.probation.lost(generation, why)
+            if self.phase == TAKING_OVER:
+                self._promote()
+        return False
+
+    # ---- ends
+
+    def _refused(self, report: Report) -> bool:
+        if self.phase:
+            report(
+                _failed(f"an upgrade is under way: {SAYINGS[self.phase]}", "wait for its end: bascule upgrade --status")
+            )
+        elif not self._keeper.can_upgrade:
+            report(_failed("the load balancer is starting or stopping", "wait until it is ready"))
+        else:
+            return False
+        return True
+
+    def _begun(self, kind: str, reason: str, report: Report) -> None:
+        self._old, self._report, self._deferred = self._keeper.active, report, []
+        self._receipt = Receipt(kind, reason, self._old, self._lending)
+
+    def _enter(self, phase: str) -> None:
+        if self.phase and self._receipt is not None:
+            self._receipt.phase_ended(self.phase)
+        self.phase = phase
+        self._report({"type": "progress", "phase": phase, "text": SAYINGS[phase]})
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._poller.call_later(PATIENCE_S[phase], self._late)
+
+    def _late(self) -> None:
+        if self.phase == TAKING_OVER:
+            assert self._old is not None
+            self._log.error("the old master does not let go and is killed")
+            self._old.kill_master()
+            self._promote()
+        elif self.phase == EMPTYING:
+            self._done()
+        else:
+            self._fail(f"{SAYINGS[self.phase]} took longer than {PATIENCE_S[self.phase]:g} s", _SEE_LOG)
+
+    def _fail(self, reason: str, remedy: str) -> None:
+        """Before the commit: nothing changes."""
+        if not self.phase or self.phase in {TAKING_OVER, EMPTYING} or self._receipt is None:
+            return
+        phase, self.phase = self.phase, ""
+        self._close_probe()
+        self._close_test()
+        if phase in {HOLDING, ADOPTING, LENDING}:
+            self._keeper.active.tell_master({"type": "go_on"})
+        if phase == LENDING:
+            self._lending.abandon()
+        self._drop_candidate(lent=phase == LENDING)
+        for message, descriptors in self._deferred:
+            self._keeper.from_master(message, descriptors)
+        self._log.error("the upgrade failed; nothing has changed", phase=phase, reason=reason, remedy=remedy)
+        self._ended(self._receipt.failed(reason, remedy))
+
+    def _drop_candidate(self, *, lent: bool) -> None:
+        new, self._new = self._new, None
+        if new is None:
+            return
+        new.crew.on_death = lambda worker, reason: None
+        new.crew.on_change = lambda: None
+        new.on_master_death = lambda reason: False
+        if self._is_back and not self._lost:
+            new.crew.rest(new.crew.drain_timeout_ms)
+            self.probation.begin(new, self._probation_ms)
+        elif lent or self._is_back:
+            new.leave(new.crew.drain_timeout_ms)
+        else:
+            new.kill()
+
+    def _ended(self, document: dict[str, Any]) -> None:
+        self.phase = ""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._close_probe()
+        report, self._report = self._report, lambda message: None
+        self._old = self._new = self._receipt = None
+        self._keeper.remember(document)
+        report({"type": "receipt", "receipt": document})
+
+    def _close_probe(self) -> None:
+        if self._probe is not None:
+            self._poller.unwatch(self._probe[1])
+            self._probe[1].close()
+            self._probe = None
+
+    def _close_test(self) -> None:
+        if self._test is not None:
+            self._test.close()
+            self._test = None
+
+
+_SEE_LOG = "the log (standard error of the keeper, or the journal) has more; the version in force is untouched"
+
+
+def _failed(reason: str, remedy: str) -> dict[str, Any]:
+    return {"type": "failed", "reason": reason, "remedy": remedy}
