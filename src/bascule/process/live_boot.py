@@ -89,7 +89,7 @@ def compile_last_good(master: Master, loaded: Configuration, revision: int) -> l
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
     async def compiled() -> list[int]:
-        pipeline = Pipeline(master, _open(master, loaded, directory), loaded.store, loaded.settings, directory)
+        pipeline = Pipeline(master, open_live(master, loaded, directory), loaded.store, loaded.settings, directory)
         pipeline.load(good)
         pipeline.names.load(pipeline.table.tree())
         addresses = await resolve_in_loop(pipeline.names.wanted())

@@ -18,17 +18,17 @@ import msgspec
 from bascule.change.examine import path_of
 from bascule.change.gates import OPERATOR
 from bascule.change.gather import Gather
-from bascule.change.images_file import About
 from bascule.change.ledger import owner_of
 from bascule.change.live import Applied, Freeze, ObjectState
 from bascule.change.names import ServerNames
 from bascule.change.objects import Changes, ObjectTable
-from bascule.model.keys import SETTINGS, format_key, parse_key
+from bascule.model.keys import format_key, parse_key
 from bascule.model.problems import Problem
 from bascule.model.quantities import duration_ms
 from bascule.process.compiling import Compiling, images_of, refusals
 from bascule.process.following import Following
 from bascule.process.guard import Guard
+from bascule.process.keeping import images_due, keep_images
 from bascule.process.live_metrics import LiveMetrics
 from bascule.process.mirror import Mirror
 from bascule.process.notices import Notices
@@ -44,8 +44,7 @@ if TYPE_CHECKING:
     from bascule.model.tree import Store as StoreTable
     from bascule.process.control import Control
     from bascule.process.master import Master
-    from bascule.process.unbound import Unbound
-from bascule.process.servers import Servers
+    from bascule.process.servers import Servers
 
 REVIEW_S: Final = 1.0
 """How often the gates are asked what they need to hold no longer."""
@@ -127,7 +126,7 @@ class Pipeline:
         """Say that what was loaded is in force."""
         self.progress.note(self.table.revision, 0.0)
         self.guard.note_all(since.entries)
-        self.note_images()
+        keep_images(self)
 
     def _nothing(self) -> Changes:
         return Changes(self.table.revision, [], {}, rewritten=[], standing=[])
@@ -185,6 +184,16 @@ class Pipeline:
             except Exception as error:
                 self.master.log.error("looking after the store failed", error=f"{type(error).__name__}: {error}")
                 self.following.read_again()
+
+    async def _keep_images(self) -> None:
+        """Have the images written down now and then, beside the objects that they say."""
+        if images_due(self) and not len(self._gather):
+            async with self._lock:
+                # What drains is in force, and no object says it.
+                if not any(server.draining for server in self._servers.departures.departed()):
+                    if not self.compiling.clean:
+                        self._publish(await self.compiling.fold(self.table.revision))
+                    keep_images(self)
 
     async def _let_go(self) -> None:
         """Take servers out of force that left and have finished what they had."""
@@ -272,8 +281,7 @@ class Pipeline:
         for reason in dict.fromkeys(hold.reason for hold in verdict.held):
             keys = [hold.key for hold in verdict.held if hold.reason == reason]
             self.master.log.error("held: " + reason, objects=len(keys), remedy=verdict.held[0].remedy)
-            data = {"reason": reason, "keys": keys[:KEYS_SHOWN], "count": len(keys)}
-            self.notices.tell("held", revision, data)
+            self.notices.tell("held", revision, {"reason": reason, "keys": keys[:KEYS_SHOWN], "count": len(keys)})
         return verdict.events
 
     # ---- into force
@@ -285,15 +293,14 @@ class Pipeline:
         """Bind what is new, compile, close what is gone, publish. What can fail comes before what has an effect."""
         control = self._control
         assert control is not None
-        listeners = (
-            changes.listeners or not self.compiling.ready
-        )  # a predecessor may have died between two of these steps
+        # A predecessor may have died between two of these steps.
+        listeners = changes.listeners or not self.compiling.ready
         if listeners:
             await self._bind(changes)
         if changes.edits or not self.compiling.ready:
             compiled, same = await self._compile(changes)
             if listeners:
-                await control.unbind(self._wanted_listeners())
+                await control.unbind(self.wanted_listeners())
             if not same:
                 self._publish(compiled)
             self._release(changes)
@@ -342,31 +349,6 @@ class Pipeline:
             if self.compiling.fold_due and not len(self._gather):
                 self._publish(await self.compiling.fold(self.table.revision))
 
-    async def _keep_images(self) -> None:
-        """Have the images written down now and then, beside the objects that they say."""
-        if (
-            self.guard.last_good.images_wanted(len(self.table.ledger))
-            and self.compiling.ready
-            and not len(self._gather)
-        ):
-            async with self._lock:
-                if any(server.draining for server in self._servers.departures.departed()):
-                    return  # what is in force has servers that no object says
-                if not self.compiling.clean:
-                    self._publish(await self.compiling.fold(self.table.revision))
-                self.note_images()
-
-    def note_images(self) -> None:
-        """Hand the images in force to the last good configuration, if that is worth while."""
-        if self.guard.last_good.images_wanted(len(self.table.ledger)):
-            kept = self.compiling.keep()
-            if kept is not None:
-                settings = self.table.in_force(SETTINGS) or b""
-                listeners = [(entry["id"], entry["address"]) for entry in self._wanted_listeners()]
-                assert self.master.directory is not None
-                slots = (len(self.table.ledger) + self.master.directory.bound + 1) // 2
-                self.guard.last_good.note_images(kept, About(listeners, settings, slots))
-
     def _quarantine(self, compiled: CompiledSnapshot, changes: Changes) -> None:
         """Refuse what the compiler has refused: its form before stays in force."""
         for key, problem in refusals(compiled):
@@ -377,10 +359,11 @@ class Pipeline:
         """Open new listeners; those that cannot be opened are quarantined, and the others go on."""
         control = self._control
         assert control is not None
-        while problems := await control.bind(self._wanted_listeners(), self.settings.slots):
+        while problems := await control.bind(self.wanted_listeners(), self.settings.slots):
             self._unbound.refuse(problems, changes)
 
-    def _wanted_listeners(self) -> list[dict[str, str]]:
+    def wanted_listeners(self) -> list[dict[str, str]]:
+        """Return id and address of every listener in force, by id."""
         return [{"id": name, "address": found.address} for name, found in sorted(self.table.listeners().items())]
 
     def _release(self, changes: Changes) -> None:
