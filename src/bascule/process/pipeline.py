@@ -2,7 +2,7 @@
 
     following ─► gather ─► gates ─► objects ─► (bind) ─► compile ─► (unbind) ─► publish ─► applied
 
-Whoever brings something into force holds the control's lock and waits for no worker, unless listeners change: see `progress`.
+Whoever brings something into force holds the control's lock and waits for no worker: see `progress`.
 """
 
 from __future__ import annotations
@@ -300,7 +300,7 @@ class Pipeline:
         if changes.edits or not self.compiling.ready:
             compiled, same = await self._compile(changes)
             if listeners:
-                await control.unbind(self.wanted_listeners())
+                control.unbind(self.wanted_listeners())
             if not same:
                 self._publish(compiled)
             self._release(changes)
@@ -309,8 +309,7 @@ class Pipeline:
             self.settings = changes.settings
             control.tell_settings(changes.settings)
         if listeners:
-            await self.master.publisher.applied()
-            control.lend()
+            control.lend_when_applied()
 
     async def _compile(self, changes: Changes) -> tuple[CompiledSnapshot, bool]:
         """Return the next snapshot, and whether the workers run this very one already."""
