@@ -361,6 +361,8 @@ class Control:
         """Serve until SIGTERM."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.end)
+        if self.master.warm is not None:
+            self.pipeline, self.master.warm = self.master.warm.pipeline(), None
         self.attach()
         from bascule.admin.server import AdminServer
 
