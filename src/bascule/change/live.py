@@ -64,7 +64,7 @@ class Notice(msgspec.Struct, frozen=True):
     """One thing that happened, for the event stream."""
 
     type: Literal[
-        "change", "applied", "quarantined", "held", "frozen", "unfrozen", "store", "worker", "closed", "upgrade"
+        "change", "applied", "quarantined", "held", "frozen", "unfrozen", "store", "worker", "upgrade", "closed"
     ]
     revision: int
     at_s: float

@@ -23,8 +23,8 @@ _TYPES: Final = (
     "unfrozen",
     "store",
     "worker",
-    "closed",
     "upgrade",
+    "closed",
     "lost",
 )
 

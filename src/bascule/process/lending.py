@@ -16,8 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from bascule.process.crew import Crew, Worker
+    from bascule.process.crew import Crew
     from bascule.process.listeners import Listener
+    from bascule.process.member import Worker
 
     Key = tuple[str, str]
 
@@ -228,5 +229,6 @@ class Lending:
 
 def _lend(worker: Worker, listener: Listener, moved: list[tuple[int, int]]) -> None:
     for batch in links.batches(moved):
-        message = {"type": "lend", "listener": listener.id, "slots": [number for number, _ in batch]}
+        numbers = [number for number, _ in batch]
+        message = {"type": "lend", "listener": listener.id, "address": listener.address, "slots": numbers}
         worker.tell(message, [descriptor for _, descriptor in batch])

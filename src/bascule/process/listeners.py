@@ -52,10 +52,10 @@ class Listener:
     """
 
     __slots__ = (
-        "_file",
         "address",
         "closing",
         "descriptors",
+        "file_identity",
         "first_slot",
         "heir",
         "id",
@@ -88,7 +88,8 @@ class Listener:
         self.owners: list[int | None] = [None] * len(descriptors)
         self.first_slot = first_slot
         self.path = path
-        self._file = _file_identity(path) if path and owned else None
+        self.file_identity = _file_identity(path) if path and owned else None
+        """Of the socket file that goes with the listener; None when there is none, or it is not ours to remove."""
         self.closing = False
         self.heir: Listener | None = None
         """Who has the sockets too, and goes on with them: they are not emptied when this one closes."""
@@ -136,7 +137,7 @@ class Listener:
             inherited=self.inherited,
             ordered=self.ordered,
         )
-        heir._file, self._file, self.heir = self._file, None, heir
+        heir.file_identity, self.file_identity, self.heir = self.file_identity, None, heir
         heir.keep_all()
         return heir
 
@@ -144,7 +145,7 @@ class Listener:
         """Go on as if there had been no heir, and close it."""
         if self.heir is not None:
             heir, self.heir = self.heir, None
-            self._file, heir._file = heir._file, None
+            self.file_identity, heir.file_identity = heir.file_identity, None
             heir.close()
 
     # ---- the number of slots
@@ -211,12 +212,12 @@ class Listener:
 
     def leave_file(self) -> None:
         """Let a socket file stay where it is: the socket outlives this listener."""
-        self._file = None
+        self.file_identity = None
 
     def _unlink(self) -> None:
         """Remove the socket file, unless somebody has put another one there since, or it was systemd's from the
         start."""
-        if self._file is not None and _file_identity(self.path) == self._file:
+        if self.file_identity is not None and _file_identity(self.path) == self.file_identity:
             os.unlink(self.path)
 
 

@@ -83,7 +83,11 @@ class Master:
         Regions that a predecessor has written are opened anew, so that this one goes on from what they say now.
         """
         self.options = hello["options"]
-        self.log.json = hello["options"]["log_format"] == "json"
+        if hello["standby"]:
+            from bascule.cli.options import defaults
+
+            self.options = {**defaults(), **self.options}  # of a keeper that may be of another version
+        self.log.json = self.options["log_format"] == "json"
         self.state_path = hello["state"]
         self.keeper_pid = hello["keeper_pid"]
         self.workers_wanted = hello["workers"]

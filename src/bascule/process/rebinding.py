@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bascule.process.log import Log
     from bascule.process.poller import Poller
     from bascule.process.storage import Storage
+    from bascule.process.succession import Document
 
 EMPTYING_MAX_S = 5.0
 """How long a listener that closes may take to empty its queue; what is left then is reset."""
@@ -51,6 +52,41 @@ class Rebinding:
         """Refuse addresses somebody else listens on; False while workers of a killed predecessor still do."""
         self.on_closed: Callable[[Listener, int], None] = lambda listener, lost: None
         """A listener has been closed, and so many connections in its queue were lost."""
+
+    # ---- another keeper
+
+    def take_over(self, listener_id: str, address: str, descriptors: list[int]) -> None:
+        """Go on with a listener that workers of a killed keeper gave back."""
+        listener = adopt_listener(listener_id, address, descriptors, self._next_slot.get(listener_id, 0))
+        self._reserve(listener)
+        self._lending.listeners[listener.id, listener.address] = listener
+        self._lending.listening.add((listener.id, listener.address))
+
+    def is_quiet(self) -> bool:
+        """Whether no listener is closing or changing."""
+        return (
+            not self._leaving
+            and self._storage.is_quiet()
+            and set(self._lending.listeners) == self._lending.listening
+            and not any(listener.closing for listener in self._lending.listeners.values())
+        )
+
+    def describe(self, document: Document) -> dict[str, Any]:
+        """Return what the program that takes this process's place needs to go on. `is_quiet` has to be true."""
+        return {
+            "next_slot": self._next_slot,
+            "slots": self._slots,
+            "inherited": [[document.keep(fd), address, name] for fd, (address, name) in self._inherited.items()],
+            "storage": self._storage.describe(),
+        }
+
+    def restore(self, before: dict[str, Any]) -> None:
+        """Go on from what `describe` returned before an execve."""
+        self._next_slot, self._slots = before["next_slot"], before["slots"]
+        self._inherited = {fd: (address, name) for fd, address, name in before["inherited"]}
+        for descriptor in self._inherited:
+            os.set_inheritable(descriptor, False)
+        self._storage.restore(before["storage"])
 
     # ---- what the master asks for
 

@@ -15,6 +15,7 @@ from bascule.process import addresses, listeners, steering, systemd
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
     from bascule.process.listeners import Listener
     from bascule.process.log import Log
@@ -53,6 +54,19 @@ class Storage:
         self._outbox: list[tuple[tuple[str, ...], list[int]]] = []
         self._barriers: list[tuple[int, float]] = []
         self._full = False
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the program that takes this process's place needs to go on. `is_quiet` has to be true."""
+        return {"kept": sorted(self._kept), "places": self._places}
+
+    def restore(self, before: dict[str, Any]) -> None:
+        """Go on from what `describe` returned before an execve."""
+        self._kept, self._places = set(before["kept"]), before["places"]
+        self._names_bytes = sum(len(name) + 1 for name in self._kept)
+
+    def is_quiet(self) -> bool:
+        """Whether nothing is on its way to the manager, and every stored socket has its listener."""
+        return not self._outbox and self.settled() and not self._found
 
     # ---- what there was before this keeper
 

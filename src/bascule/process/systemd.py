@@ -10,6 +10,7 @@ import struct
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 LISTEN_FDS_START = 3
 JOB_FILE = "job"
@@ -18,14 +19,24 @@ JOB_FILE = "job"
 class Notifier:
     """Tells the service manager how the keeper is; silent when nobody asked (no NOTIFY_SOCKET)."""
 
-    def __init__(self) -> None:
-        """Take the socket's address out of the environment, so that no child reports in the keeper's name."""
+    def __init__(self, before: dict[str, Any] | None = None) -> None:
+        """Take the socket's address out of the environment, so that no child reports in the keeper's name.
+
+        `before` is what `describe` returned before an execve.
+        """
+        if before is not None:
+            self._address, self.watchdog_s = before["address"], before["watchdog_s"]
+            return
         self._address = os.environ.pop("NOTIFY_SOCKET", "")
         watchdog = os.environ.pop("WATCHDOG_USEC", "")
         meant_for = os.environ.pop("WATCHDOG_PID", "")
         own = not meant_for or meant_for == str(os.getpid())
         self.watchdog_s = int(watchdog) / 2e6 if watchdog.isdigit() and own else 0.0
         """How often `watchdog` is to be called, in seconds: half of what the manager allows. 0: never."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the program that takes this process's place needs to go on."""
+        return {"address": self._address, "watchdog_s": self.watchdog_s}
 
     @property
     def listens(self) -> bool:

@@ -344,6 +344,8 @@ class Upgrade:
         self._keeper.promote()
         self._enter(EMPTYING)
         if self._is_back or not self._probation_ms:
+            if not self._is_back:
+                self._keeper.renew()
             self._old.leave(self._old.crew.drain_timeout_ms)
         self._emptied()
 
