@@ -360,6 +360,8 @@ class Control:
         """Serve until SIGTERM."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.end)
+        if self.master.warm is not None:
+            self.pipeline, self.master.warm = self.master.warm.pipeline(), None
         self.attach()
         await self._begin(reload_wanted=reload_wanted)
         self.spawn(huge_pages.back_when_used(self.master.regions[1], self.master.log))
