@@ -59,7 +59,7 @@ def main() -> int:
         arguments.report.write_text(json.dumps(document, indent=1) + "\n")
     if arguments.store:
         store(arguments.store, {}, **document)
-    shown = {key: value for key, value in document.items() if key not in {"failures", "latency_us"}}
+    shown = {key: value for key, value in document.items() if key not in {"failures", "latency_us", "resets_seen"}}
     print(json.dumps(shown, indent=1))
     return 0 if document["clean"] else 1
 

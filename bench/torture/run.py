@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bench.torture import network
@@ -56,6 +56,23 @@ def balancer_of(name: str, listeners: Sequence[int], origins: Sequence[int], wor
 def ports(count: int) -> list[int]:
     """Return free ports: fixed ones in a network of our own."""
     return list(range(9000, 9000 + count)) if network.private() else [free_port() for _ in range(count)]
+
+
+def upgrades_document(balancer: Bascule) -> dict[str, Any]:
+    """Return what the receipts say together: how many, how long, what became of the connections."""
+    receipts = balancer.receipts
+    connections: Counter[str] = Counter()
+    for receipt in receipts:
+        connections.update(receipt["connections"])
+    took_s = sorted(receipt["took_s"] for receipt in receipts)
+    return {
+        "done": dict(Counter(receipt["kind"] for receipt in receipts)),
+        "failed_and_tried_again": dict(Counter(balancer.attempts_failed)),
+        "took_s": {"median": took_s[len(took_s) // 2], "longest": took_s[-1]} if took_s else {},
+        "committed_after_s": max((receipt["committed_after_s"] for receipt in receipts), default=0),
+        "connections": dict(connections),
+        "memory_both_bytes": max((receipt["memory_both_bytes"] for receipt in receipts), default=0),
+    }
 
 
 def begin_load(swarm: Swarm, load: Load, port: int) -> None:
@@ -140,6 +157,8 @@ class Run:
             if options.keep or not document["clean"]:
                 print(f"log of the load balancer: {self.keep_log(balancer)}", flush=True)
             balancer.stop(30.0)
+            if isinstance(balancer, Bascule):
+                document |= {"upgrades": upgrades_document(balancer), "oddities": balancer.oddities}
             old = {"gone_s": [round(value, 2) for value in balancer.old_gone_s], "stayed": balancer.old_stayed}
             return {**document, "memory": memory.document(), "old_generations": old, "origin": origin.stop()}
 
@@ -196,16 +215,17 @@ class Outcome:
         """Return the failures that are nobody's right: not of a connection whose worker was killed."""
         return [failure for failure in self.seen.failures if not any(kill.explains(failure) for kill in self.kills)]
 
-    def unexplained_resets(self) -> int:
-        """Return how many resets belong to no killed worker."""
-        return sum(not any(kill.explains_reset(*reset) for kill in self.kills) for reset in self.resets.seen)
+    def unexplained_resets(self) -> list[network.Reset]:
+        """Return the resets that belong to no killed worker."""
+        return [reset for reset in self.resets.seen if not any(kill.explains_reset(reset) for kill in self.kills)]
 
     def document(self, listeners: set[int], origins: set[int]) -> dict[str, Any]:
         """Return the report."""
         summary = self.seen.summary or {}
         unexplained, problems = self.unexplained(), self.timeline.problems()
         failed = self.seen.failed_requests - (len(self.seen.failures) - len(unexplained))
-        lost_resets = self.unexplained_resets() if self.resets.works else self.kernel["OutRsts"]
+        resets = self.unexplained_resets()
+        lost_resets = len(resets) if self.resets.works else self.kernel["OutRsts"]
         return {
             "clean": not failed and not lost_resets and not problems,
             "requests": self.seen.requests,
@@ -225,6 +245,9 @@ class Outcome:
             },
             "resets": lost_resets,
             "resets_by_sender": self.resets.by_sender(listeners, origins),
+            "resets_seen": [
+                {**asdict(reset), "during": self.timeline.during(reset.at_s)} for reset in resets[:FAILURES_KEPT]
+            ],
             "kernel": self.kernel,
             "private_network": network.private(),
             "noticed": summary.get("counters", {}),
