@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.load.results import Rows, store
-from bench.load.run import MEASURE, bascule
+from bench.load.run import MEASURE, bascule, refuse_long_slices
 from bench.requests import HEADERS, TARGET
 
 ORIGIN, PORT = 9401, 9410
@@ -105,6 +105,7 @@ def one_round(pids: list[int], port: int, placement: list[set[int]], seconds: in
 
 def run_workers(rounds: int, seconds: int) -> Path:
     """Rows: same-1, same-2, apart-1 (mean of both CPUs), apart-2; each round's cpu_us."""
+    refuse_long_slices()
     rows: Rows = {name: [] for name in ("same-1", "same-2", "apart-1", "apart-2")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

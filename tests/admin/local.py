@@ -52,6 +52,7 @@ class LocalLive:
             in_force=None,
             publisher=SimpleNamespace(reports=reports),
             state_path=str(directory),
+            upgrade={"generation": 2, "version": "1.1", "probation_left_s": 60.0, "told_s": time.monotonic()},
         )
 
     def log(self, event: str, **fields: Any) -> None:

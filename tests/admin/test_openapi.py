@@ -48,6 +48,7 @@ def test_answers_are_as_described(app: LocalAdmin, description: Any) -> None:
         ("get", "/v1/history/{revision}", "/v1/history/2", None),
         ("get", "/v1/tree", "/v1/tree", None),
         ("get", "/v1/objects", "/v1/objects", None),
+        ("get", "/v1/upgrades", "/v1/upgrades", None),
         ("get", "/v1/tokens", "/v1/tokens", None),
         ("post", "/v1/freeze", "/v1/freeze", None),
         ("post", "/v1/unfreeze", "/v1/unfreeze", None),

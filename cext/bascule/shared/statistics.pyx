@@ -256,4 +256,4 @@ cdef class Writer:
 fill_status_index()
 
 from bascule.shared.statistics_directory import Directory, DirectoryFull  # no-cython-lint
-from bascule.shared.statistics_reader import LATENCY_BOUNDS_US, ObjectTotals, Reader, SegmentTotals  # no-cython-lint
+from bascule.shared.statistics_reader import LATENCY_BOUNDS_US, ObjectTotals, Reader, SegmentTotals, Traffic  # no-cython-lint

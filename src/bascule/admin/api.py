@@ -30,6 +30,14 @@ class Program(Protocol):
         """Return the text for Prometheus."""
         ...
 
+    def upgrade_state(self) -> dict[str, Any]:
+        """Return how upgrades stand."""
+        ...
+
+    async def receipts(self) -> list[dict[str, Any]]:
+        """Return the receipts of upgrades and switch backs, oldest first."""
+        ...
+
     async def reload(self, because: str) -> Any:
         """Read the configuration again; the outcome has a field `ok`."""
         ...

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from bascule.admin import events, gates, history, leases, objects, program, servers, transactions
+from bascule.admin import events, gates, history, leases, objects, program, servers, transactions, upgrades
 from bascule.admin.endpoint import Endpoint, Handler, NoQuery, PageQuery, PutQuery, Role, WriteQuery
 from bascule.admin.writes import Written
 from bascule.change.live import Applied, Freeze
@@ -245,7 +245,7 @@ def _program() -> Iterator[Endpoint]:
         path="/v1/events",
         handler=events.follow,
         role=READ,
-        summary="Follow what happens: change, applied, quarantined, held, frozen, unfrozen, store, worker.",
+        summary="Follow what happens: change, applied, quarantined, held, frozen, unfrozen, store, worker, upgrade.",
         content_type="text/event-stream",
     )
     yield Endpoint(
@@ -271,6 +271,15 @@ def _program() -> Iterator[Endpoint]:
         role=OPERATE,
         summary="Read the configuration again and wait until every worker has applied it.",
         answer=dict[str, Any],
+    )
+    yield Endpoint(
+        method="GET",
+        path="/v1/upgrades",
+        handler=upgrades.list_upgrades,
+        role=READ,
+        summary="Read which generation serves, which one rests, and the receipts of upgrades, newest first.",
+        query=upgrades.UpgradesQuery,
+        answer=upgrades.Upgrades,
     )
     yield Endpoint(
         method="GET",

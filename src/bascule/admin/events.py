@@ -18,10 +18,12 @@ from bascule.admin.api import Api
 from bascule.admin.endpoint import Answer, Call, NoQuery
 from bascule.admin.values import changes_of
 from bascule.change.live import Notice
+from bascule.process.receipt import summary
 from bascule.store.interface import Record, StoreError
 
 HEARTBEAT_S: Final = 10.0
 REPLAY_MAX: Final = 1000
+UPGRADE_FRESH_S: Final = 10.0
 _RETRY_MS: Final = 1000
 
 
@@ -41,6 +43,8 @@ async def _stream(api: Api, after: int | None) -> AsyncGenerator[bytes, None]:
         seen = 0
         try:
             yield b"retry: %d\n: revision %d is in force\n\n" % (_RETRY_MS, api.live.revision)
+            for notice in await _ended_upgrade(api):
+                yield event(notice)
             if after is not None:  # read only now: what happens from here on is in `notices`
                 for notice in await _missed(api, after):
                     seen = max(seen, notice.revision)
@@ -88,6 +92,15 @@ async def _missed(api: Api, after: int) -> list[Notice]:
     if len(found) == REPLAY_MAX:
         notices.insert(0, _lost(after, f"more than {REPLAY_MAX} changes were missed"))
     return notices
+
+
+async def _ended_upgrade(api: Api) -> list[Notice]:
+    """Return the end of an upgrade that was a moment ago: the upgrade itself has cut this client's stream before."""
+    receipts = await api.program.receipts()
+    ended_s = receipts[-1].get("at", 0.0) + receipts[-1].get("took_s", 0.0) if receipts else 0.0
+    if time.time() - ended_s > UPGRADE_FRESH_S:
+        return []
+    return [Notice("upgrade", api.live.revision, ended_s, summary(receipts[-1]))]
 
 
 class _Lost(msgspec.Struct, frozen=True):

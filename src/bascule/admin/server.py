@@ -19,6 +19,7 @@ from bascule.admin.app import make_app
 from bascule.admin.connection import Connection
 from bascule.admin.tokens import Tokens
 from bascule.process.state_directory import data_path
+from bascule.process.upgrade_views import receipts_of, state_of
 
 if TYPE_CHECKING:
     from bascule.model.tree import Tree
@@ -162,6 +163,14 @@ class _Program:
     async def metrics(self) -> bytes:
         """See `api.Program`."""
         return await self._control.metrics()
+
+    def upgrade_state(self) -> dict[str, Any]:
+        """See `api.Program`."""
+        return state_of(self._control.master)
+
+    async def receipts(self) -> list[dict[str, Any]]:
+        """See `api.Program`."""
+        return await asyncio.to_thread(receipts_of, self._control.master)
 
     async def reload(self, because: str) -> Any:
         """See `api.Program`."""

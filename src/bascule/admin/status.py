@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -149,6 +150,38 @@ class ServersStatus(msgspec.Struct, frozen=True):
     ignored_checks: tuple[str, ...] = ()
 
 
+class Generation(msgspec.Struct, frozen=True):
+    """A generation of processes and the version that it runs."""
+
+    generation: int
+    version: str
+
+
+class Replaced(msgspec.Struct, frozen=True, rename={"before": "from"}):
+    """How the last upgrade or switch back ended."""
+
+    at: float
+    kind: str
+    ok: bool
+    took_s: float
+    before: Generation
+    to: Generation | None = None
+    reason: str = ""
+    failed: str = ""
+
+
+class UpgradeStatus(msgspec.Struct, frozen=True):
+    """Which generation serves, and whether there is a way back."""
+
+    generation: int = 0
+    version: str = ""
+    phase: str = ""
+    """Of the upgrade that is under way; empty: none is."""
+    resting: Generation | None = None
+    probation_left_s: float = 0.0
+    last: Replaced | None = None
+
+
 class Status(msgspec.Struct, frozen=True):
     """The part of the status document that `render_text` shows; further fields of a decoded document are ignored."""
 
@@ -164,6 +197,7 @@ class Status(msgspec.Struct, frozen=True):
     deaths: tuple[Death, ...] = ()
     reload: LastReload = LastReload()
     servers: ServersStatus = ServersStatus()
+    upgrade: UpgradeStatus = UpgradeStatus()
     store: StoreStatus | None = None
     """None when a file or a command line is the configuration."""
     store_revision: int = 0
@@ -245,7 +279,14 @@ _COLUMNS = ("requests", "2xx", "3xx", "4xx", "5xx", "in flight", "p50", "p95", "
 
 def render_text(status: Status) -> str:
     """The status for a terminal: what is wrong, workers, then the objects in the order of a request's way."""
-    sections = [_headline(status), _store(status), _servers(status), _notes(status), _workers_table(status)]
+    sections = [
+        _headline(status),
+        _upgrade(status.upgrade),
+        _store(status),
+        _servers(status),
+        _notes(status),
+        _workers_table(status),
+    ]
     traffic = status.traffic
     for title, objects in (
         ("listener", traffic.listeners),
@@ -319,6 +360,31 @@ def _store(status: Status) -> str:
     if status.freeze is not None:
         lines.append(f"frozen: {status.freeze.reason}")
         lines += [f"    {status.freeze.remedy}"] if status.freeze.remedy else []
+    return "\n".join([*lines, ""])
+
+
+def _upgrade(upgrade: UpgradeStatus) -> str:
+    """Which version serves, whether there is a way back, and how the last upgrade ended; empty when nobody said."""
+    if not upgrade.generation:
+        return ""
+    line = f"generation {upgrade.generation}, version {upgrade.version}"
+    if upgrade.phase:
+        line += f"; an upgrade is under way: {upgrade.phase}"
+    if upgrade.resting is not None:
+        line += (
+            f"; version {upgrade.resting.version} waits for another {upgrade.probation_left_s:.0f} s "
+            "(bascule upgrade --back, or --finish)"
+        )
+    lines = [line]
+    last = upgrade.last
+    if last is not None:
+        what = "switch back" if last.kind == "back" else "upgrade"
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.at))
+        if last.ok and last.to is not None:
+            how = f"from version {last.before.version} to {last.to.version} in {last.took_s:.2f} s: {last.reason}"
+        else:
+            how = f"failed, nothing changed: {last.failed}"
+        lines.append(f"last {what} {at}, {how}")
     return "\n".join([*lines, ""])
 
 

@@ -14,7 +14,7 @@ from bascule.cli.reach import reach
 SILENCE_S: Final = 35.0
 """The server sends something every ten seconds."""
 _RETRY_S: Final = 1.0
-_TYPES: Final = ("change", "applied", "quarantined", "held", "frozen", "unfrozen", "store", "worker", "lost")
+_TYPES: Final = ("change", "applied", "quarantined", "held", "frozen", "unfrozen", "store", "worker", "upgrade", "lost")
 
 
 @click.command()
@@ -23,7 +23,7 @@ _TYPES: Final = ("change", "applied", "quarantined", "held", "frozen", "unfrozen
 @click.option("--count", type=click.IntRange(1), help="End after so many events.")
 @reach
 def watch(client: Client, types: tuple[str, ...], since: int | None, count: int | None, as_json: bool) -> int:
-    """Show events as they happen, one a line: changes, revisions in force, what is quarantined, held or frozen.
+    """Show events as they happen, one a line: changes, revisions in force, what is quarantined, held or frozen, upgrades.
 
     A connection that is lost is made again, and the changes since then are shown. With --json each line is one object.
     Ctrl-C ends it.
@@ -60,10 +60,24 @@ def _events(client: Client, since: int | None, types: tuple[str, ...]) -> Iterat
         time.sleep(_RETRY_S)
 
 
+def _upgrade(data: dict[str, Any]) -> str:
+    """Say what happened in an upgrade: bascule.process.receipt.summary, or a phase that has begun."""
+    if data.get("phase") != "ended":
+        return str(data.get("text") or compact(data, 200))
+    what = "switch back" if data["kind"] == "back" else "upgrade"
+    if not data["ok"]:
+        return f"{what} failed, nothing has changed: {data['failed']}"
+    return (
+        f"{what} done in {data['took_s']:.2f} s, {data['from']['version']} -> {data['to']['version']}: {data['reason']}"
+    )
+
+
 def _text(event: dict[str, Any]) -> str:
     at_s = event["at_s"]
     at = time.strftime("%H:%M:%S", time.localtime(at_s)) + f".{int(at_s % 1 * 1000):03d}"
     data: dict[str, Any] = dict(event.get("data") or {})
+    if event["type"] == "upgrade":
+        return f"{at}  upgrade      {_upgrade(data)}"
     changes = data.pop("changes", None)
     lines = [f"{at}  {event['type']:<11}  revision {event['revision']}"]
     details = "  ".join(

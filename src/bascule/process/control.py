@@ -23,6 +23,7 @@ from bascule.process.notices import Notices
 from bascule.process.reloading import Outcome, Reloader
 from bascule.process.servers import Servers
 from bascule.process.views import metrics_document, status_document
+from bascule.process.watching import Watching
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Control:
         self.resolver = Resolver()
         self.broadcast = Notices()
         self.servers = Servers(self)
+        self.watching = Watching(self)
         self._answer: asyncio.Future[dict[str, Any]] | None = None
         self._asking = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -89,9 +91,11 @@ class Control:
             self._answer.set_exception(LinkClosedError("the keeper is gone"))
 
     def _from_keeper(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        if self.master.common_message(message, descriptors):
-            return
         kind = message["type"]
+        if self.master.common_message(message, descriptors):
+            if kind == "upgrade":
+                self._upgrade_goes_on(message["happened"])
+            return
         if kind == "reload":
             self.spawn(self._reload_on_signal())
         elif kind == "hold":
@@ -107,7 +111,11 @@ class Control:
     async def _hold(self) -> None:
         """Let the change under way end, and begin no other until the keeper says so: another generation takes over."""
         await self.lock.acquire()
-        self.tell_keeper({"type": "held"})
+        self.tell_keeper({"type": "held", "baseline": self.watching.baseline()})
+
+    def _upgrade_goes_on(self, happened: dict[str, Any]) -> None:
+        self.watching.told()
+        self.broadcast.tell("upgrade", self.revision, happened)
 
     async def ask_keeper(self, message: dict[str, Any]) -> dict[str, Any]:
         """Send to the keeper and return its answer; TimeoutError, LinkClosedError."""
@@ -332,6 +340,7 @@ class Control:
         self.attach()
         await self._begin(reload_wanted=reload_wanted)
         self.spawn(huge_pages.back_when_used(self.master.regions[1], self.master.log))
+        self.spawn(self.watching.run())
         self.spawn(self.resolver.run(lambda: self.spawn(self._readdress())))
         from bascule.admin.server import AdminServer
 

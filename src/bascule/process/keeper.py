@@ -118,9 +118,14 @@ class Keeper:
             self._log.info(
                 "switched back" if receipt["kind"] == "back" else "upgraded",
                 version=receipt["to"]["version"],
+                because=receipt["reason"],
                 took_s=receipt["took_s"],
                 **receipt["connections"],
             )
+
+    def announce(self, what: dict[str, Any]) -> None:
+        """Tell the master in charge how upgrades stand, and what has just happened."""
+        self.active.tell_master({"type": "upgrade", "state": self._upgrade.state(), "happened": what})
 
     def renew(self) -> None:
         """Become the version that serves."""
@@ -151,6 +156,7 @@ class Keeper:
             "snapshot": bool(crew.snapshot),
             "ready": self._ready,
             "workers": self._crew.target,
+            "upgrade": self._upgrade.state(),
             "listeners": [[listener_id, address] for listener_id, address in sorted(self._lending.listening)],
         }
         return message, [*crew.regions, *crew.snapshot]
@@ -295,7 +301,7 @@ class Keeper:
                 message["listeners"], lambda lost: self.active.tell_master({"type": "unbound", "lost": lost})
             )
         elif kind == "held":
-            self._upgrade.held()
+            self._upgrade.held(message.get("baseline") or {})
         elif kind == "switch_back":
             self._upgrade.back(message["reason"], lambda answer: None)
         elif kind == "reloaded":

@@ -62,6 +62,8 @@ class Master:
         """Not in charge: of a generation that does not serve yet, or serves no more."""
         self.loaded: Configuration | None = None
         """What a master that stands by has found that it would load."""
+        self.upgrade: dict[str, Any] = {}
+        """What the keeper last said of upgrades: `Upgrade.state`, and when it said so (`told_s`, monotonic)."""
         self.pipeline: Pipeline | None = None
         """Of a live store."""
         self.runner: asyncio.Runner | None = None
@@ -85,6 +87,7 @@ class Master:
         self.workers_wanted = hello["workers"]
         self.ready = hello["ready"]
         self.standby = hello["standby"]
+        self.note_upgrade(hello.get("upgrade") or {})
         self.listening = [{"id": name, "address": address} for name, address in hello["listeners"]]
         if hello["regions"]:
             for old in self.regions:
@@ -98,6 +101,10 @@ class Master:
         if hello["snapshot"]:
             self.publisher.hold(hello["revision"], *descriptors)
 
+    def note_upgrade(self, state: dict[str, Any]) -> None:
+        """Remember how upgrades stand."""
+        self.upgrade = {**state, "told_s": time.monotonic()}
+
     def common_message(self, message: dict[str, Any], descriptors: list[int]) -> bool:
         """Handle what the keeper may say at any time; False when it is something else."""
         kind = message["type"]
@@ -109,6 +116,8 @@ class Master:
             self.workers_wanted = message["workers"]
         elif kind == "ready":
             self.ready = True
+        elif kind == "upgrade":
+            self.note_upgrade(message["state"])
         elif kind == "reopen_logs":
             os.dup2(descriptors[0], 2)
             os.close(descriptors[0])

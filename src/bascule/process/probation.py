@@ -7,6 +7,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from bascule.process.generation import Generation
     from bascule.process.log import Log
@@ -26,6 +27,8 @@ class Probation:
     def __init__(self, poller: Poller, log: Log, on_proven: Callable[[], None]) -> None:
         """`on_proven` is called when a probation has ended well."""
         self.resting: Generation | None = None
+        self.baseline: dict[str, Any] = {}
+        """How the generation before did (process/watching.py); empty when nobody knows."""
         self._poller = poller
         self._log = log
         self._on_proven = on_proven

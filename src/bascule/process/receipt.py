@@ -131,13 +131,39 @@ def kernel_counters() -> dict[str, int]:
     return found
 
 
+def summary(document: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a receipt is told as an event: the same fields whatever has happened, and of bounded size."""
+    fields = ("kind", "ok", "reason", "from", "to", "took_s", "connections", "failed", "remedy")
+    return {"phase": "ended", **{name: document[name] for name in fields if name in document}}
+
+
 def remember(path: str, document: dict[str, Any]) -> None:
-    """Append a receipt to the history, which keeps the newest HISTORY_MAX."""
+    """Append a receipt to the history, which keeps the newest HISTORY_MAX, with the totals of all that ever were."""
     lines = history_lines(path)[-(HISTORY_MAX - 1) :]
+    document["totals"] = totals(_totals_of(lines[-1]) if lines else {}, document)
     temporary = path + ".new"
     with open(temporary, "w", encoding="utf-8") as file:
         file.write("".join(line + "\n" for line in [*lines, wire.dumps(document)]))
     os.rename(temporary, path)
+
+
+def totals(before: dict[str, dict[str, int]], document: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Return the totals after one more receipt: `replacements` by kind and how they ended, `connections` by what became of
+    them."""
+    counts = {name: dict(before.get(name, {})) for name in ("replacements", "connections")}
+    key = f"{document['kind']} {'done' if document['ok'] else 'failed'}"
+    for name, more in (("replacements", {key: 1}), ("connections", document.get("connections", {}))):
+        for what, count in more.items():
+            counts[name][what] = counts[name].get(what, 0) + count
+    return counts
+
+
+def _totals_of(line: str) -> dict[str, dict[str, int]]:
+    try:
+        found: dict[str, dict[str, int]] = wire.loads(line).get("totals", {})
+    except (ValueError, AttributeError):
+        return {}
+    return found
 
 
 def history_lines(path: str) -> list[str]:

@@ -17,7 +17,7 @@ from bascule.process import program as programs
 from bascule.process.generation import CANDIDATE, RESTING, Generation
 from bascule.process.link import Link
 from bascule.process.probation import Probation
-from bascule.process.receipt import Receipt
+from bascule.process.receipt import Receipt, summary
 from bascule.process.self_test import SelfTest
 from bascule.process.spawn import describe_exit
 
@@ -150,6 +150,7 @@ class Upgrade:
             "version": self._keeper.active.program.version,
             "resting": None if resting is None else {"generation": resting.number, "version": resting.program.version},
             "probation_left_s": round(self.probation.left_s(), 1),
+            "baseline": self.probation.baseline,
         }
 
     def stop(self) -> None:
@@ -290,14 +291,16 @@ class Upgrade:
         self._enter(HOLDING)
         self._old.tell_master({"type": "hold"})
         if not self._old.master_pid:
-            self.held()
+            self.held({})
 
-    def held(self) -> None:
-        """The active master holds still: from here to the commit nothing changes."""
+    def held(self, baseline: dict[str, Any]) -> None:
+        """The active master holds still: from here to the commit nothing changes. `baseline`: what the new generation is
+        to be measured by, empty when nobody knows."""
         if self.phase != HOLDING:
             return
+        self.probation.baseline = baseline
         if any(listener.closing for listener in self._lending.listeners.values()):
-            self._poller.call_later(_LOOK_S, self.held)  # who empties its queue must not lose it
+            self._poller.call_later(_LOOK_S, lambda: self.held(baseline))  # who empties its queue must not lose it
             return
         assert self._new is not None
         self._enter(ADOPTING)
@@ -373,11 +376,13 @@ class Upgrade:
 
     def _proven(self) -> None:
         self._log.info("the new version is proven", version=self._keeper.active.program.version)
+        self._keeper.announce({"phase": "proven", "text": "the probation is over: the version before ends"})
         self._keeper.renew()
 
     def _resting_lost(self, generation: Generation, why: str) -> bool:
         if generation.state == RESTING:
             self.probation.lost(generation, why)
+            self._keeper.announce({"phase": "lost", "text": f"there is no way back to the version before: {why}"})
             if self.phase == TAKING_OVER:
                 self._promote()
         return False
@@ -404,6 +409,7 @@ class Upgrade:
             self._receipt.phase_ended(self.phase)
         self.phase = phase
         self._report({"type": "progress", "phase": phase, "text": SAYINGS[phase]})
+        self._keeper.announce({"phase": phase, "text": SAYINGS[phase]})
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._poller.call_later(PATIENCE_S[phase], self._late)
@@ -459,6 +465,7 @@ class Upgrade:
         report, self._report = self._report, lambda message: None
         self._old = self._new = self._receipt = None
         self._keeper.remember(document)
+        self._keeper.announce(summary(document))
         report({"type": "receipt", "receipt": document})
 
     def _close_probe(self) -> None:

@@ -8,6 +8,7 @@ import time
 
 from bascule.admin.metrics import render_metrics
 from bascule.admin.status import Traffic, WorkerStatus, build_traffic
+from bascule.process.upgrade_views import metrics_part, receipts_of, state_of, status_part
 from bascule.shared.statistics import Reader
 from bascule.store.interface import Store, Translator
 
@@ -48,6 +49,7 @@ async def status_document(control: Control) -> dict[str, Any]:
         "listeners": master.listening,
         "reload": {"count": reloader.count, "at": reloader.last_at, "outcome": reloader.last_outcome},
     }
+    document["upgrade"] = status_part(state_of(master), await asyncio.to_thread(receipts_of, master))
     document["servers"] = control.servers.document()
     if control.pipeline is not None:
         document.update(_store_document(control.pipeline))
@@ -64,6 +66,7 @@ async def metrics_document(control: Control) -> bytes:
         for number, worker in sorted(publisher.workers.items())
     ]
     rendered = await asyncio.to_thread(_metrics, control.master.regions[0], publisher.revision, workers)
+    rendered += metrics_part(state_of(control.master), await asyncio.to_thread(receipts_of, control.master))
     return rendered if control.pipeline is None else rendered + _live_metrics(control.pipeline).encode()
 
 

@@ -9,6 +9,7 @@ from bascule.shared.statistics_reader import LATENCY_BOUNDS_US as LATENCY_BOUNDS
 from bascule.shared.statistics_reader import ObjectTotals as ObjectTotals
 from bascule.shared.statistics_reader import Reader as Reader
 from bascule.shared.statistics_reader import SegmentTotals as SegmentTotals
+from bascule.shared.statistics_reader import Traffic as Traffic
 
 STATUS_CODES: tuple[int, ...]
 """The codes counted singly, by index in a block; 1 to 5 stand for other codes of that class, 0 for no HTTP code."""
