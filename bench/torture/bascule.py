@@ -22,6 +22,7 @@ from kit.waiting import until
 
 PATIENCE_S = 60.0
 ATTEMPTS_MAX = 5
+ASKED = "asked for by the torture"
 UNCHANGED = "the number of workers stays as it is"
 WORKERS_MAX = 4
 ROUTES_MAX = 40
@@ -294,7 +295,7 @@ class Bascule(BasculeProcess):
         """`bascule upgrade --back`, when there is somebody to go back to."""
         if self._state()["resting"] is None:
             return "nobody rests"
-        return self._replaced(lambda: self._command("upgrade", "--back"), "back")
+        return self._replaced(lambda: self._command("upgrade", "--back", "--reason", ASKED), "back")
 
     def finished(self) -> str:
         """`bascule upgrade --finish`: the old generation leaves; how long that takes is noted."""
@@ -335,28 +336,32 @@ class Bascule(BasculeProcess):
         """Replace a generation and wait for the receipt. What fails because a process was killed meanwhile changes nothing
         and is tried again; that counts as an attempt."""
         for attempt in range(1, ATTEMPTS_MAX + 1):
-            known = len(self._receipts())
-            failed = begin() or self._new_receipt(known)
-            if not failed:
-                self.until_settled()
-                return f"{self.receipts[-1]['took_s']:.2f} s" + (f", {attempt} attempts" if attempt > 1 else "")
-            self.attempts_failed.append(failed)
+            begun_s = time.time()
+            failed = begin() or self._new_receipt(kind, begun_s)
             self.until_settled()
+            if not failed:
+                return f"attempt {attempt}"
+            self.attempts_failed.append(failed)
             if kind == "back" and self._state()["resting"] is None:
                 return f"failed: {failed}"
         raise AssertionError(f"not in {ATTEMPTS_MAX} attempts: {self.attempts_failed[-1]}")
 
-    def _new_receipt(self, known: int) -> str:
-        """Wait for a receipt beyond the known ones; return why it says that it failed."""
+    def _new_receipt(self, kind: str, since_s: float) -> str:
+        """Wait for a receipt of something that was begun since then; return why it says that it failed."""
 
-        def told() -> bool:
-            return len(self._receipts()) > known
+        def told() -> dict[str, Any] | None:
+            found = [receipt for receipt in self._receipts() if receipt["at"] >= since_s and receipt["kind"] == kind]
+            return found[-1] if found else None
 
-        until(told, f"a receipt; log:\n{self.log_text()[-3000:]}", PATIENCE_S)
-        receipt = self._receipts()[-1]
-        if receipt["ok"]:
-            self.receipts.append(receipt)
+        receipt = until(told, f"a receipt; log:\n{self.log_text()[-3000:]}", PATIENCE_S)
+        assert receipt is not None
         return "" if receipt["ok"] else str(receipt["failed"])
+
+    def note_receipts(self) -> None:
+        """Collect the receipts that are new: the history on disk keeps only so many. Those of backs that nobody asked for
+        are among them."""
+        last_s = self.receipts[-1]["at"] if self.receipts else 0.0
+        self.receipts += [receipt for receipt in self._receipts() if receipt["at"] > last_s]
 
     # ---- what a run asks for
 
@@ -371,13 +376,14 @@ class Bascule(BasculeProcess):
             "switch back": self.switched_back, "finish": self.finished,
         }  # fmt: skip
 
-    def upgrade_plan(self, count: int) -> dict[str, int]:
-        """Return how often each of `upgrades` is to happen."""
-        by_signal = count // 3
-        return {
-            "upgrade": count - by_signal, "upgrade by signal": by_signal,
-            "switch back": max(count // 4, 1), "finish": max(count // 4, 1),
-        }  # fmt: skip
+    def upgrade_plan(self, count: int, seed: int) -> list[str]:
+        """Return so many upgrades in an order that the seed decides; a quarter are switched back from, a quarter finished."""
+        groups = []
+        for number in range(count):
+            upgrade = "upgrade by signal" if number % 3 == 2 else "upgrade"
+            groups.append([upgrade, *(["switch back"], ["finish"], [], [])[number % 4]])
+        random.Random(seed).shuffle(groups)
+        return [name for group in groups for name in group]
 
     def changes(self) -> dict[str, Action]:
         """Return the changes of the configuration."""

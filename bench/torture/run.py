@@ -6,11 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bench.torture import network
-from bench.torture.bascule import Bascule
+from bench.torture.bascule import ASKED, Bascule
 from bench.torture.events import Lane, Timeline, shuffled
 from bench.torture.peers import PEERS, Peer
 from bench.torture.processes import MemoryWatch
@@ -60,13 +60,15 @@ def ports(count: int) -> list[int]:
 
 def upgrades_document(balancer: Bascule) -> dict[str, Any]:
     """Return what the receipts say together: how many, how long, what became of the connections."""
-    receipts = balancer.receipts
+    balancer.note_receipts()
+    receipts = [receipt for receipt in balancer.receipts if receipt["ok"]]
     connections: Counter[str] = Counter()
     for receipt in receipts:
         connections.update(receipt["connections"])
     took_s = sorted(receipt["took_s"] for receipt in receipts)
     return {
         "done": dict(Counter(receipt["kind"] for receipt in receipts)),
+        "backs_not_asked_for": [r["reason"] for r in receipts if r["kind"] == "back" and r["reason"] != ASKED],
         "failed_and_tried_again": dict(Counter(balancer.attempts_failed)),
         "took_s": {"median": took_s[len(took_s) // 2], "longest": took_s[-1]} if took_s else {},
         "committed_after_s": max((receipt["committed_after_s"] for receipt in receipts), default=0),
@@ -92,7 +94,8 @@ class Run:
         """See `__main__`."""
         self.options = options
         self.seed: int = options.seed
-        self.load = LOADS[options.load]
+        load = LOADS[options.load]
+        self.load = load if options.rate is None else replace(load, rate=options.rate)
         self.timeline = Timeline()
         self.began_s = time.monotonic()
         found = ports(7)
@@ -103,7 +106,7 @@ class Run:
         options, seed, timeline = self.options, self.seed, self.timeline
         main: list[Lane] = []
         if options.upgrades:
-            actions, plan = balancer.upgrades(), shuffled(balancer.upgrade_plan(options.upgrades), seed)
+            actions, plan = balancer.upgrades(), balancer.upgrade_plan(options.upgrades, seed)
             main.append(Lane(timeline, actions, plan, seed=seed, pause_s=(0.2, options.pause)))
         if isinstance(balancer, Bascule):
             for name, count, action, pause_s in (
@@ -121,7 +124,9 @@ class Run:
         return main, beside
 
     def finished(self, main: Sequence[Lane], seen: Seen) -> bool:
-        """Whether every planned event has happened and there were enough requests and time."""
+        """Whether every planned event has happened and there were enough requests and time, or too much time."""
+        if self.options.at_most and time.monotonic() - self.began_s > self.options.at_most:
+            return True
         enough = seen.requests >= self.options.requests and time.monotonic() - self.began_s >= self.options.seconds
         return enough and not any(lane.running for lane in main)
 
@@ -148,8 +153,7 @@ class Run:
             begin_load(swarm, self.load, self.listeners[0])
             until(lambda: swarm.seen.requests > 100, "the first requests", 20.0)
             time.sleep(WARM_S)
-            main, beside = self.lanes(balancer)
-            self.until_finished(main, beside, swarm, resets)
+            self.until_finished(balancer, self.lanes(balancer), swarm, resets)
             seen = swarm.stop()
             after = network.counters()
             outcome = Outcome(seen, resets, network.difference(before, after), balancer.kills, self.timeline)
@@ -180,9 +184,10 @@ class Run:
         )
 
     def until_finished(
-        self, main: Sequence[Lane], beside: Sequence[Lane], swarm: Swarm, resets: network.ResetWatch
+        self, balancer: Bascule | Peer, lanes: tuple[list[Lane], list[Lane]], swarm: Swarm, resets: network.ResetWatch
     ) -> None:
         """Let the lanes run; say how it goes; end early when too much fails."""
+        main, beside = lanes
         for lane in (*main, *beside):
             lane.start()
         told_s = time.monotonic()
@@ -191,6 +196,8 @@ class Run:
             if time.monotonic() - told_s > TOLD_EVERY_S:
                 told_s = time.monotonic()
                 self.tell(swarm.seen, resets)
+                if isinstance(balancer, Bascule):
+                    balancer.note_receipts()
             if swarm.seen.failed_requests > self.options.give_up or swarm.process.poll() is not None:
                 print("giving up", file=sys.stderr)
                 break
