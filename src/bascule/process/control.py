@@ -58,6 +58,8 @@ class Control:
         self._asking = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended = asyncio.Event()
+        self._released = asyncio.Event()
+        """Not set: nothing is to come into force, because another generation takes over."""
         self._awaiting_applied = False
 
     # ---- links
@@ -67,6 +69,9 @@ class Control:
         loop = asyncio.get_running_loop()
         if self.master.keeper is not None:
             loop.add_reader(self.master.keeper.fileno(), self._read_keeper, self.master.keeper)
+            unheard, self.master.unheard = self.master.unheard, []
+            for message in unheard:
+                self._from_keeper(message, [])
             self._read_keeper(self.master.keeper)
         self.master.publisher.attach(loop)
 
@@ -99,19 +104,24 @@ class Control:
         if kind == "reload":
             self.spawn(self._reload_on_signal())
         elif kind == "hold":
+            self._released.clear()
             self.spawn(self._hold())
         elif kind == "go_on":
-            self.lock.release()
+            self._released.set()
         elif kind == "rest":
             self.master.standby = True
             self.end()
+        elif kind == "listener_closed":
+            self.broadcast.tell("closed", self.revision, {key: message[key] for key in ("id", "address", "lost")})
         elif self._answer is not None and not self._answer.done():
             self._answer.set_result(message)
 
     async def _hold(self) -> None:
         """Let the change under way end, and begin no other until the keeper says so: another generation takes over."""
-        await self.lock.acquire()
-        self.tell_keeper({"type": "held", "baseline": self.watching.baseline()})
+        async with self.lock:
+            if not self._released.is_set():  # the keeper may have given up in the meantime
+                self.tell_keeper({"type": "held", "baseline": self.watching.baseline()})
+                await self._released.wait()
 
     def _upgrade_goes_on(self, happened: dict[str, Any]) -> None:
         self.watching.told()
@@ -151,15 +161,16 @@ class Control:
         problems: list[dict[str, str]] = answer["problems"] if answer["type"] == "bind_failed" else []
         return problems
 
-    async def unbind(self, wanted: list[dict[str, str]]) -> int:
-        """Have the keeper close the listeners that are no longer wanted; return how many connections that lost.
+    def unbind(self, wanted: list[dict[str, str]]) -> None:
+        """Have the keeper close the listeners that are no longer wanted.
 
-        Before the swap: the next snapshot no longer knows these listeners, and their queues still hold clients.
+        It takes its time, and nobody waits for it: a worker serves who waits in their queues by the snapshot it has, a
+        newer one too. Before the swap, so that a master that dies in between has not left them open.
         """
         removed = [entry for entry in self.master.listening if entry not in wanted]
-        lost = (await self.ask_keeper({"type": "unbind", "listeners": removed}))["lost"] if removed else 0
+        if removed:
+            self.tell_keeper({"type": "unbind", "listeners": removed})
         self.master.listening = wanted
-        return int(lost)
 
     def publish(self, sequence: int, images: Sequence[int]) -> None:
         """Send a snapshot to the keeper, for workers and masters to come, and then to all workers.
@@ -173,10 +184,22 @@ class Control:
                 self.tell_keeper({"type": "snapshot", "revision": sequence}, list(images))
         self.master.publisher.publish(sequence, *images)
 
-    def lend(self) -> None:
-        """Have the keeper lend out the slots of the listeners in force: the workers know them by now."""
+    def lend(self, wanted: list[dict[str, str]] | None = None) -> None:
+        """Have the keeper lend out the slots of listeners in force, all without an argument: the workers know them by
+        now."""
         if self.master.keeper is not None:
-            self.tell_keeper({"type": "listen", "listeners": self.master.listening})
+            in_force = self.master.listening
+            listeners = in_force if wanted is None else [entry for entry in wanted if entry in in_force]
+            self.tell_keeper({"type": "listen", "listeners": listeners})
+
+    def lend_when_applied(self) -> None:
+        """Lend out what is in force when the workers have the snapshot of now. The next change does not wait for it."""
+        self.spawn(self._lend_when_applied(self.master.listening))
+
+    async def _lend_when_applied(self, wanted: list[dict[str, str]]) -> None:
+        await self.master.publisher.applied()
+        with contextlib.suppress(LinkClosedError):
+            self.lend(wanted)
 
     async def look_up(self, names: Mapping[str, float]) -> dict[str, bytes]:
         """Return the addresses of host names (authority to interval in seconds), which are kept up to date from now on.
@@ -337,6 +360,8 @@ class Control:
         """Serve until SIGTERM."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.end)
+        if self.master.warm is not None:
+            self.pipeline, self.master.warm = self.master.warm.pipeline(), None
         self.attach()
         await self._begin(reload_wanted=reload_wanted)
         self.spawn(huge_pages.back_when_used(self.master.regions[1], self.master.log))
