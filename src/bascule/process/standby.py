@@ -134,7 +134,9 @@ def _note(master: Master, message: dict[str, Any], descriptors: list[int]) -> No
     if message["type"] == "self_test":
         from bascule.process.rehearsal import rehearse
 
-        requests, problems = rehearse(master, message["ports"])
+        requests, problems = rehearse(master, message["ports"], descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
         master.tell_keeper({"type": "self_tested", "requests": requests, "problems": problems[:3]})
     elif not master.common_message(message, descriptors):
         for descriptor in descriptors:

@@ -265,7 +265,7 @@ class Upgrade:
         if phase == FILLING and new.crew.is_complete():
             self._begin_test()
         elif phase == TESTING and self._test is not None and self._test.begins():
-            new.tell_master({"type": "self_test", "ports": self._test.ports()})
+            new.tell_master({"type": "self_test", "ports": self._test.ports()}, new.crew.snapshot)
         elif phase == ADOPTING and self._adopted():
             self._enter(LENDING)
             self._lending.lend_beside(new.crew)
