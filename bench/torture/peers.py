@@ -89,7 +89,7 @@ class Peer(ProxyProcess):
         """Return how it is upgraded."""
         return {"upgrade": self.upgrade}
 
-    def upgrade_plan(self, count: int, _: int) -> list[str]:
+    def upgrade_plan(self, count: int, _: int, *, plain: bool = False) -> list[str]:
         """Return so many upgrades."""
         return ["upgrade"] * count
 

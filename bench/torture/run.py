@@ -106,7 +106,7 @@ class Run:
         options, seed, timeline = self.options, self.seed, self.timeline
         main: list[Lane] = []
         if options.upgrades:
-            actions, plan = balancer.upgrades(), balancer.upgrade_plan(options.upgrades, seed)
+            actions, plan = balancer.upgrades(), balancer.upgrade_plan(options.upgrades, seed, plain=options.plain)
             main.append(Lane(timeline, actions, plan, seed=seed, pause_s=(0.2, options.pause)))
         if isinstance(balancer, Bascule):
             for name, count, action, pause_s in (
