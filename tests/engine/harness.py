@@ -41,8 +41,13 @@ class Harness:
         send_bytes: int = 0,
         origin_receive_bytes: int = 0,
         verdicts_fd: int = -1,
+        limits_fd: int = -1,
+        workers: int = 1,
     ) -> None:
-        """`backend` and `listener` are further lines of their tables, `config` replaces the whole text."""
+        """`backend` and `listener` are further lines of their tables, `config` replaces the whole text.
+
+        `workers`: segments of the statistics region; the harness's own engine is worker 0.
+        """
         self.origin = listening(unix, receive_bytes=origin_receive_bytes)
         self.front = listening(listen_unix, send_bytes=send_bytes)
         self.address = f"unix://{unix}" if unix else f"http://127.0.0.1:{self.origin.getsockname()[1]}"
@@ -52,12 +57,19 @@ class Harness:
             + '\n[backends.app.servers.a1]\nurl = "{origin}"\n'
             + '[frontends.app]\nroute = "PathPrefix(`/app`)"\nbackend = "app"\n'
         )  # fmt: skip
-        self.statistics = statistics.create(workers=1, objects=64)
+        self.statistics = statistics.create(workers=workers, objects=64)
         self.directory = Directory(self.statistics)
         self.revision = 0
         self.sockets: list[socket.socket] = []
         log_fd = -1 if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        self.engine = Engine(worker=0, statistics_fd=self.statistics, verdicts_fd=verdicts_fd, access_log_fd=log_fd)
+        self.engine = Engine(
+            worker=0,
+            statistics_fd=self.statistics,
+            limits_fd=limits_fd,
+            verdicts_fd=verdicts_fd,
+            access_log_fd=log_fd,
+        )
+        self.engines = [self.engine]
         if log_fd >= 0:
             os.close(log_fd)
         self.adopt(self.template.replace("{origin}", self.address))
@@ -81,8 +93,9 @@ class Harness:
         end = time.monotonic() + deadline_s
         while not done():
             assert time.monotonic() < end, f"never: {what}; {self.engine.state()} {self.engine.live_objects()}"
-            select.select([self.engine.fileno()], [], [], 0.005)
-            self.engine.turn()
+            select.select([engine.fileno() for engine in self.engines], [], [], 0.005)
+            for engine in self.engines:
+                engine.turn()
 
     def connect(self, *, receive_bytes: int = 0) -> socket.socket:
         """Return a client's connection."""

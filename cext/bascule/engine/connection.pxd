@@ -14,6 +14,8 @@ cdef enum IoResult:
     IO_NO_MEMORY = -2             # out of buffers
 
 cdef Conn* conn_open(Engine* engine, int fd, uint8_t kind, uint8_t state) noexcept nogil  # NULL: out of memory; fd untouched
+cdef int conn_register(Engine* engine, Conn* conn) noexcept nogil  # in the epoll set, which reports all readiness anew; 0, or -1
+cdef void conn_unregister(Engine* engine, Conn* conn) noexcept nogil
 cdef void conn_close(Engine* engine, Conn* conn, bint reset) noexcept nogil
 cdef void conn_set_state(Engine* engine, Conn* conn, uint8_t state) noexcept nogil
 cdef void graveyard_bury(Engine* engine) noexcept nogil

@@ -5,6 +5,7 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from bascule.engine.memory cimport BUF_BYTES, slab_get, slab_put
 from bascule.engine.system cimport (
     EPOLL_CTL_ADD,
+    EPOLL_CTL_DEL,
     EPOLLET,
     EPOLLIN,
     EPOLLOUT,
@@ -31,17 +32,20 @@ from bascule.engine.timers cimport TIMER_CONNECTION, timer_cancel, timer_init, t
 from bascule.engine.types cimport (
     ADDRESS_ROWS,
     CLIENT_EXCHANGE,
+    CLIENT_GIVEN,
     CLIENT_HEAD,
     CLIENT_IDLE,
     CLIENT_LINGER,
     CLIENT_TUNNEL,
     CONN_CLOSED,
+    CONN_SHARED,
     READY_EOF,
     READY_ERROR,
     READY_READ,
     READY_WRITE,
     SERVER_BUSY,
     SERVER_CONNECTING,
+    SERVER_GIVEN,
     SERVER_POOLED,
     SERVER_TUNNEL,
     SOURCE_CLIENT,
@@ -97,17 +101,25 @@ cdef bint is_legal(uint8_t old, uint8_t new) noexcept nogil:
     if new == CONN_CLOSED:
         return old != CONN_CLOSED
     if old == CLIENT_IDLE:
-        return new == CLIENT_HEAD
+        return new == CLIENT_HEAD or new == CLIENT_GIVEN
     if old == CLIENT_HEAD:
-        return new == CLIENT_EXCHANGE
+        return new == CLIENT_EXCHANGE or new == CLIENT_IDLE
     if old == CLIENT_EXCHANGE:
         return new == CLIENT_IDLE or new == CLIENT_TUNNEL or new == CLIENT_LINGER
+    if old == CLIENT_TUNNEL:
+        return new == CLIENT_GIVEN
+    if old == CLIENT_GIVEN:
+        return new == CLIENT_IDLE or new == CLIENT_TUNNEL
     if old == SERVER_CONNECTING:
         return new == SERVER_BUSY
     if old == SERVER_BUSY:
         return new == SERVER_POOLED or new == SERVER_TUNNEL
     if old == SERVER_POOLED:
         return new == SERVER_BUSY
+    if old == SERVER_TUNNEL:
+        return new == SERVER_GIVEN
+    if old == SERVER_GIVEN:
+        return new == SERVER_TUNNEL
     return False
 
 
@@ -123,9 +135,19 @@ cdef void conn_set_state(Engine* engine, Conn* conn, uint8_t state) noexcept nog
     conn.state = state
 
 
+cdef int conn_register(Engine* engine, Conn* conn) noexcept nogil:
+    cdef epoll_event event
+    event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+    event.data.ptr = conn
+    return epoll_ctl(engine.epoll_fd, EPOLL_CTL_ADD, conn.fd, &event)
+
+
+cdef void conn_unregister(Engine* engine, Conn* conn) noexcept nogil:
+    epoll_ctl(engine.epoll_fd, EPOLL_CTL_DEL, conn.fd, NULL)
+
+
 cdef Conn* conn_open(Engine* engine, int fd, uint8_t kind, uint8_t state) noexcept nogil:
     """Wraps a non-blocking descriptor and registers it once, edge-triggered, for its whole life."""
-    cdef epoll_event event
     cdef Conn* conn = <Conn*>slab_get(&engine.conns)
     if unlikely(conn == NULL):
         return NULL
@@ -134,9 +156,7 @@ cdef Conn* conn_open(Engine* engine, int fd, uint8_t kind, uint8_t state) noexce
     conn.kind = kind
     conn.state = state
     timer_init(&conn.timer, TIMER_CONNECTION)
-    event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
-    event.data.ptr = conn
-    if unlikely(epoll_ctl(engine.epoll_fd, EPOLL_CTL_ADD, fd, &event) != 0):
+    if unlikely(conn_register(engine, conn) != 0):
         slab_put(&engine.conns, conn)
         return NULL
     if kind == SOURCE_CLIENT:
@@ -161,13 +181,19 @@ cdef void conn_close(Engine* engine, Conn* conn, bint reset) noexcept nogil:
         setsockopt(conn.fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger))
     timer_cancel(&engine.wheel, &conn.timer)
     conn_set_state(engine, conn, CONN_CLOSED)
-    # The engine never keeps a second descriptor of a connection, so close() also takes it out of the epoll set.
+    # The engine never keeps a second descriptor of a connection, so close() also takes it out of the epoll set, unless another
+    # worker has one.
+    if unlikely(conn.flags & CONN_SHARED):
+        conn_unregister(engine, conn)
     close(conn.fd)
     conn.fd = -1
     buf_free(engine, &conn.input)
     if conn.kind == SOURCE_CLIENT:
+        if unlikely(engine.handover.cursor == conn):
+            engine.handover.cursor = conn.next
         unlink(&engine.clients, conn)
         engine.client_count -= 1
+        engine.handover.closed += engine.draining
         if conn.listener != NULL:
             conn.listener.connections -= 1
             if conn.listener.stats != NULL:

@@ -7,7 +7,10 @@ from libc.stdlib cimport calloc, free
 from bascule.codec.head cimport heads_bind
 from bascule.codec.llhttp cimport llhttp_bind
 from bascule.engine.adoption cimport snapshot_adopt
+from bascule.engine.bequest cimport bequest_close, bequest_open, wind_down, wind_up
 from bascule.engine.connection cimport conn_close, graveyard_bury
+from bascule.engine.handover cimport AnswerPacket, ParcelHeader, Preamble, Record
+from bascule.engine.inheritance cimport inheritance_close, inheritance_open
 from bascule.engine.listeners cimport (
     listener_find,
     listener_lend,
@@ -33,6 +36,9 @@ from bascule.engine.system cimport (
     TFD_CLOEXEC,
     TFD_NONBLOCK,
     F_DUPFD_CLOEXEC,
+    F_GETFL,
+    F_SETFL,
+    O_NONBLOCK,
     close,
     epoll_create1,
     epoll_ctl,
@@ -43,7 +49,7 @@ from bascule.engine.system cimport (
     munmap,
     timerfd_create,
 )
-from bascule.engine.timers cimport TIMER_IDLE, TIMER_RESUME, timer_init, wheel_init
+from bascule.engine.timers cimport TIMER_BEQUEST, TIMER_DEADLINE, TIMER_IDLE, TIMER_RESUME, timer_cancel, timer_init, wheel_init
 from bascule.engine.types cimport (
     LOG_FILE,
     LOG_PIPE,
@@ -77,6 +83,10 @@ cdef enum:
     COMPOSE_BYTES = BUF_BYTES + 8192
 
 
+# The sizes that every version of the program must see (handover.pxd).
+assert (sizeof(Preamble), sizeof(ParcelHeader), sizeof(Record), sizeof(AnswerPacket)) == (16, 32, 200, 124)
+
+
 class EngineError(RuntimeError):
     """The engine cannot start or adopt; the message says why."""
 
@@ -92,6 +102,12 @@ cdef object map_region(int fd, str what, uint8_t** base, uint64_t* size):
     if mapped == MAP_FAILED:
         raise EngineError(f"cannot map the {what} region: {os.strerror(errno)}")
     base[0] = <uint8_t*>mapped
+
+
+cdef uint64_t identity_of(int fd):
+    """Tells one region from another, in every process that has it."""
+    status = os.fstat(fd)
+    return (<uint64_t>status.st_ino ^ (<uint64_t>status.st_dev << 44)) or 1
 
 
 cdef uint32_t log_kind(int mode):
@@ -126,6 +142,7 @@ cdef class Engine:
         llhttp_bind()
         heads_bind()
         c.worker = <uint32_t>worker
+        c.statistics_identity = identity_of(statistics_fd)
         map_region(statistics_fd, "statistics", &self.statistics_base, &self.statistics_size)
         result = statistics_open(&c.statistics, self.statistics_base, self.statistics_size, c.worker)
         if result != 0:
@@ -136,6 +153,7 @@ cdef class Engine:
             if result != 0:
                 raise EngineError(f"the limits region is not one this version knows (error {result})")
             c.limits_on = True
+            c.limits_identity = identity_of(limits_fd)
         if verdicts_fd >= 0:
             map_region(verdicts_fd, "verdicts", &self.verdicts_base, &self.verdicts_size)
             if not verdicts_open(&c.verdicts, self.verdicts_base, self.verdicts_size):
@@ -153,6 +171,8 @@ cdef class Engine:
         shed_budget(c, memory_bytes)
         wheel_init(&c.wheel)
         timer_init(&c.resume, TIMER_RESUME)
+        timer_init(&c.handover.retry, TIMER_BEQUEST)
+        timer_init(&c.handover.deadline, TIMER_DEADLINE)
         c.runtimes = <ServerRuntime**>calloc(RUNTIME_PAGES, sizeof(ServerRuntime*))
         c.scratch = <char*>calloc(1, BUF_RESERVE + SCRATCH_BYTES + BUF_RESERVE)
         c.compose = <char*>calloc(1, COMPOSE_BYTES)
@@ -261,36 +281,91 @@ cdef class Engine:
         self.c.access_log = log
 
     # ---- endings -------------------------------------------------------------------------------------------------------------
+    cdef object own_socket(self, int fd):
+        """Makes a descriptor of a handover non-blocking, or closes it."""
+        cdef int flags = fcntl(fd, F_GETFL)
+        if self.c.epoll_fd < 0:
+            close(fd)
+            raise EngineError("the engine is closed")
+        if flags < 0 or fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0:
+            close(fd)
+            raise OSError(errno, os.strerror(errno))
+        engine_clock(self.c)
+
+    def bequeath(self, int fd):
+        cdef int error
+        self.own_socket(fd)
+        if bequest_open(self.c, fd) != 0:
+            error = errno
+            close(fd)
+            raise OSError(error, os.strerror(error))
+        engine_arm(self.c)
+
+    def inherit(self, int fd):
+        cdef int error
+        self.own_socket(fd)
+        if inheritance_open(self.c, fd) != 0:
+            error = errno
+            close(fd)
+            raise OSError(error, os.strerror(error))
+
+    cdef object give_up(self, uint64_t deadline_ms):
+        listeners_close(self.c)
+        engine_clock(self.c)
+        wind_down(self.c, deadline_ms)
+        engine_arm(self.c)
+
+    def rest(self, uint64_t deadline_ms):
+        self.c.resting = True
+        self.give_up(deadline_ms)
+        self.close_pools()
+
+    def resume(self):
+        if self.c.leaving or not self.c.resting:
+            return
+        engine_clock(self.c)
+        self.c.resting = False
+        wind_up(self.c)
+        engine_arm(self.c)
+
     def drain(self, uint64_t deadline_ms):
-        cdef CEngine* c = self.c
-        listeners_close(c)
-        engine_clock(c)
-        c.draining = True
-        c.drain_deadline_us = c.now_us + deadline_ms * 1000
-        clients_hasten(c)
-        engine_arm(c)
+        self.c.leaving = True
+        self.give_up(deadline_ms)
+
+    @property
+    def resting(self):
+        return bool(self.c.resting)
 
     @property
     def drained(self):
-        return self.c.draining and self.c.client_count == 0
+        return self.c.leaving and self.c.client_count == 0
 
-    def close(self):
+    cdef object close_pools(self):
         cdef CEngine* c = self.c
         cdef uint32_t page, i
-        if c == NULL or c.epoll_fd < 0:
-            return
-        engine_clock(c)
-        while c.clients != NULL:
-            if c.clients.exchange != NULL:
-                exchange_gone(c, c.clients.exchange)
-            else:
-                conn_close(c, c.clients, False)
         for page in range(RUNTIME_PAGES):
             if c.runtimes[page] == NULL:
                 continue
             for i in range(RUNTIME_PAGE):
                 while c.runtimes[page][i].idle != NULL:
                     conn_close(c, c.runtimes[page][i].idle, False)
+
+    def close(self):
+        cdef CEngine* c = self.c
+        cdef uint32_t page
+        if c == NULL or c.epoll_fd < 0:
+            return
+        engine_clock(c)
+        bequest_close(c)
+        inheritance_close(c)
+        timer_cancel(&c.wheel, &c.resume)
+        while c.clients != NULL:
+            if c.clients.exchange != NULL:
+                exchange_gone(c, c.clients.exchange)
+            else:
+                conn_close(c, c.clients, False)
+        self.close_pools()
+        for page in range(RUNTIME_PAGES):
             free(c.runtimes[page])
             c.runtimes[page] = NULL
         while c.run_first != NULL:
@@ -348,6 +423,15 @@ cdef class Engine:
             "servers": c.server_count,
             "exchanges": c.exchange_count,
             "draining": bool(c.draining),
+            "resting": bool(c.resting),
+            "in_flight": c.exchange_count,
+            "handed_over_idle": c.handover.idle_given,
+            "handed_over_tunnels": c.handover.tunnels_given,
+            "inherited": c.handover.inherited,
+            "refused": c.handover.refused,
+            "taken_back": c.handover.taken_back,
+            "drained_closed": c.handover.closed,
+            "cut_at_deadline": c.handover.cut,
             "accept_failures": c.accept_failures,
             "memory_bytes": shed_used(c),
             "log_lines_lost": c.access_log.lost if c.access_log != NULL else 0,

@@ -30,12 +30,19 @@ cdef void set_defaults(Engine* engine, ListenerRuntime* listener) noexcept nogil
     listener.stats = statistics_block(&engine.statistics, 0xFFFFFFFF)
 
 
-cdef ListenerRuntime* listener_find(Engine* engine, const char* id, uint32_t length) noexcept nogil:
+cdef ListenerRuntime* listener_known(Engine* engine, const char* id, uint32_t length) noexcept nogil:
     cdef ListenerRuntime* listener = engine.listeners
     while listener != NULL:
         if listener.id_length == length and memcmp(listener.id, id, length) == 0:
             return listener
         listener = listener.next
+    return NULL
+
+
+cdef ListenerRuntime* listener_find(Engine* engine, const char* id, uint32_t length) noexcept nogil:
+    cdef ListenerRuntime* listener = listener_known(engine, id, length)
+    if listener != NULL:
+        return listener
     if length > sizeof(listener.id):
         return NULL
     listener = <ListenerRuntime*>calloc(1, sizeof(ListenerRuntime))

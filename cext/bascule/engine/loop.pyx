@@ -2,7 +2,9 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from bascule.engine.bequest cimport bequest_deadline, bequest_retry, bequest_step, heir_event
 from bascule.engine.connection cimport conn_close, graveyard_bury, output_flush, buf_free, IO_CLOSED
+from bascule.engine.inheritance cimport testator_event
 from bascule.engine.shed cimport shed_idle, shed_refuses, shed_used
 from bascule.engine.system cimport (
     CLOCK_MONOTONIC,
@@ -26,7 +28,9 @@ from bascule.engine.system cimport (
 )
 from bascule.engine.timers cimport (
     TICK_MS,
+    TIMER_BEQUEST,
     TIMER_CONNECTION,
+    TIMER_DEADLINE,
     TIMER_EXCHANGE,
     TIMER_IDLE,
     TIMER_RESUME,
@@ -36,6 +40,7 @@ from bascule.engine.timers cimport (
 )
 from bascule.engine.types cimport (
     CLIENT_EXCHANGE,
+    CLIENT_GIVEN,
     CLIENT_HEAD,
     CLIENT_IDLE,
     CLIENT_LINGER,
@@ -50,19 +55,24 @@ from bascule.engine.types cimport (
     READY_READ,
     READY_WRITE,
     SERVER_CONNECTING,
+    SERVER_GIVEN,
     SERVER_POOLED,
     SOURCE_CLIENT,
     SOURCE_FOREIGN,
+    SOURCE_HEIR,
     SOURCE_SERVER,
     SOURCE_SLOT,
+    SOURCE_TESTATOR,
     SOURCE_TIMER,
     TURNS_MAX,
     TURN_US,
     X_KEEP_CLIENT,
     Conn,
     Exchange,
+    Heir,
     Slot,
     Source,
+    Testator,
     head_unsent,
     output_empty,
 )
@@ -201,8 +211,13 @@ cdef void dispatch(Engine* engine, const epoll_event* event) noexcept nogil:
         if source.fd >= 0:
             accept_ready(engine, <Slot*>source)
         return
-    if source.kind == SOURCE_FOREIGN:
-        engine.summoned = True
+    if unlikely(source.kind >= SOURCE_FOREIGN):
+        if source.kind == SOURCE_HEIR:
+            heir_event(engine, <Heir*>source)
+        elif source.kind == SOURCE_TESTATOR:
+            testator_event(engine, <Testator*>source)
+        else:
+            engine.summoned = True
         return
     if source.kind == SOURCE_TIMER:
         read(engine.timer_fd, &expirations, 8)
@@ -236,6 +251,8 @@ cdef void run_queue(Engine* engine) noexcept nogil:
 # ---- deadlines -------------------------------------------------------------------------------------------------------------
 cdef void client_late(Engine* engine, Conn* client) noexcept nogil:
     cdef Exchange* x = client.exchange
+    if client.state == CLIENT_GIVEN:
+        return  # the heir has its time; armed anew if it comes back
     if client.state == CLIENT_IDLE or client.state == CLIENT_LINGER:
         conn_close(engine, client, False)
     elif client.state == CLIENT_HEAD:
@@ -249,6 +266,8 @@ cdef void client_late(Engine* engine, Conn* client) noexcept nogil:
 
 cdef void server_late(Engine* engine, Conn* server) noexcept nogil:
     cdef Exchange* x = server.exchange
+    if server.state == SERVER_GIVEN:
+        return
     if server.state == SERVER_POOLED:
         conn_close(engine, server, False)
     elif server.state == SERVER_CONNECTING:
@@ -276,6 +295,15 @@ cdef void expired(void* context, Timer* timer) noexcept nogil:
         exchange_fail(engine, exchange_of(timer), 504, ERROR_EXCHANGE_TIMEOUT, b"the exchange took too long")
     elif timer.kind == TIMER_RESUME:
         accept_resume(engine)
+    elif timer.kind == TIMER_BEQUEST:
+        bequest_retry(engine)
+    elif timer.kind == TIMER_DEADLINE:
+        bequest_deadline(engine)
+
+
+cdef inline bint work_left(const Engine* engine) noexcept nogil:
+    """Whether there is something to do that no event will say."""
+    return engine.run_first != NULL or (engine.offers_max and engine.handover.cursor != NULL)
 
 
 cdef void engine_arm(Engine* engine) noexcept nogil:
@@ -283,7 +311,7 @@ cdef void engine_arm(Engine* engine) noexcept nogil:
     cdef uint64_t next_ = wheel_next(&engine.wheel)
     cdef itimerspec at
     cdef uint64_t due_us
-    if unlikely(engine.run_first != NULL):
+    if unlikely(work_left(engine)):
         next_ = 0  # work is left but uvloop wants its turn: wake at once
     if likely(next_ >= engine.armed_tick):
         return
@@ -302,7 +330,7 @@ cdef inline int next_wait(const Engine* engine, int count, uint64_t began_us, ui
         return 0
     if engine.summoned or engine.now_us - began_us >= TURN_US:
         return -1
-    if engine.run_first != NULL or count == EVENTS_MAX:
+    if work_left(engine) or count == EVENTS_MAX:
         return 0
     return <int>patience_ms if busy or engine.exchange_count > 0 else -1
 
@@ -330,8 +358,10 @@ cdef void engine_turn(Engine* engine, uint32_t patience_ms) noexcept nogil:
         wheel_advance(&engine.wheel, engine.wheel.clock, expired, engine)
         if unlikely(shed_used(engine) >= engine.shed.begin):
             shed_idle(engine)
+        if unlikely(engine.handover.busy):
+            bequest_step(engine)
         graveyard_bury(engine)
-        if count <= 0 and engine.run_first == NULL:
+        if count <= 0 and not work_left(engine):
             break
         wait_ms = next_wait(engine, count, began_us, patience_ms, busy)
         if wait_ms < 0:

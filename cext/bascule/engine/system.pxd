@@ -49,6 +49,16 @@ cdef extern from "sys/socket.h" nogil:
     ssize_t recv(int fd, void* buffer, size_t length, int flags)
     ssize_t send(int fd, const void* buffer, size_t length, int flags)
     ssize_t sendmsg(int fd, const msghdr* message, int flags)
+    ssize_t recvmsg(int fd, msghdr* message, int flags)
+    cdef struct cmsghdr:
+        size_t cmsg_len
+        int cmsg_level
+        int cmsg_type
+    cmsghdr* CMSG_FIRSTHDR(msghdr* message)
+    cmsghdr* CMSG_NXTHDR(msghdr* message, cmsghdr* control)
+    unsigned char* CMSG_DATA(cmsghdr* control)
+    size_t CMSG_LEN(size_t length)
+    size_t CMSG_SPACE(size_t length)
     int getsockopt(int fd, int level, int option, void* value, socklen_t* length)
     int setsockopt(int fd, int level, int option, const void* value, socklen_t length)
     enum:
@@ -60,10 +70,14 @@ cdef extern from "sys/socket.h" nogil:
         SOCK_CLOEXEC
         SOL_SOCKET
         SO_ERROR
+        SO_TYPE
         SO_LINGER
         MSG_NOSIGNAL
         MSG_DONTWAIT
         MSG_MORE
+        MSG_TRUNC
+        MSG_CMSG_CLOEXEC
+        SCM_RIGHTS
         SHUT_WR
 
 cdef extern from "sys/uio.h" nogil:
@@ -129,6 +143,9 @@ cdef extern from "sys/mman.h" nogil:
         MAP_ANONYMOUS
         MAP_POPULATE
     void* MAP_FAILED
+    int memfd_create(const char* name, unsigned int flags)
+    enum:
+        MFD_CLOEXEC
 
 cdef extern from "sys/random.h" nogil:
     ssize_t getrandom(void* buffer, size_t length, unsigned int flags)
@@ -137,11 +154,15 @@ cdef extern from "fcntl.h" nogil:
     int fcntl(int fd, int command, ...)
     enum:
         F_DUPFD_CLOEXEC
+        F_GETFL
+        F_SETFL
+        O_NONBLOCK
 
 cdef extern from "unistd.h" nogil:
     int close(int fd)
     ssize_t read(int fd, void* buffer, size_t count)
     ssize_t write(int fd, const void* buffer, size_t count)
+    ssize_t pread(int fd, void* buffer, size_t count, long offset)
 
 cdef extern from "string.h" nogil:
     void* memcpy(void* to, const void* source, size_t n)

@@ -28,6 +28,8 @@ cdef enum TimerKind:
     TIMER_CONNECTION = 1          # embedded in a Conn
     TIMER_EXCHANGE = 2            # embedded in an Exchange: the whole-exchange deadline
     TIMER_RESUME = 3              # the engine's: accept again after a shortage of descriptors
+    TIMER_BEQUEST = 4             # the engine's: offer to heirs again after the kernel had too many descriptors on their way
+    TIMER_DEADLINE = 5            # the engine's: of resting or draining, when what is left is cut
 
 cdef struct Wheel:
     Timer heads[4096]             # list heads, circular

@@ -10,6 +10,7 @@ What other processes see is in shared/ (snapshot, statistics, limits).
                   |-- Conn (server) -------------+
                   |     in ServerRuntime.idle between exchanges
                   |-- slabs: conns, exchanges, bufs;  wheel: timers;  run queue: clients with work left
+                  |-- Handover: heirs -- Parcel (connections on their way);  testators
 
 A state is a place: Conn.state says which list holds it and what it waits for; conn_set_state (connection.pyx) is the only mover.
 """
@@ -46,6 +47,8 @@ cdef enum SourceKind:             # first byte after the descriptor in everythin
     SOURCE_SERVER = 3
     SOURCE_TIMER = 4
     SOURCE_FOREIGN = 5            # served by the worker's own loop; here it only ends the turn
+    SOURCE_HEIR = 6               # takes over connections of ours
+    SOURCE_TESTATOR = 7           # leaves us its connections
 
 cdef enum Ready:                  # what the last edges said; cleared by the call that proves otherwise
     READY_READ = 1
@@ -58,9 +61,13 @@ cdef enum Ready:                  # what the last edges said; cleared by the cal
 #   client:  IDLE -> HEAD -> EXCHANGE -> IDLE             (next request; HEAD at once if its first bytes are here)
 #            EXCHANGE -> TUNNEL -> CLOSED                 (after a 101)
 #            EXCHANGE -> LINGER -> CLOSED                 (answered, but the client is still sending)
+#            HEAD -> IDLE                                 (a partial head goes on in another worker, from its first byte)
+#            IDLE -> GIVEN -> IDLE                        (sent to an heir; back when it does not take it)
+#            TUNNEL -> GIVEN -> TUNNEL
 #            any -> CLOSED
 #   server:  CONNECTING -> BUSY -> POOLED -> BUSY ...     (POOLED: in ServerRuntime.idle)
 #            BUSY -> TUNNEL -> CLOSED
+#            TUNNEL -> GIVEN -> TUNNEL                    (with its client)
 #            any -> CLOSED
 cdef enum ConnState:
     CONN_CLOSED = 0               # on the engine's graveyard, freed at the end of the turn
@@ -73,6 +80,8 @@ cdef enum ConnState:
     SERVER_BUSY = 7
     SERVER_POOLED = 8
     SERVER_TUNNEL = 9
+    CLIENT_GIVEN = 10             # not in the epoll set; no event, timer or byte of it is handled until the heir has answered
+    SERVER_GIVEN = 11
 
 cdef struct Source:               # what epoll's data pointer points to; the common beginning of Slot and Conn
     int fd
@@ -138,9 +147,10 @@ cdef struct Conn:
 
 cdef enum ConnFlag:
     CONN_QUEUED = 1               # on the run queue
-    CONN_CLOSE_AFTER = 2          # draining: close as soon as idle
+    CONN_CLOSE_AFTER = 2          # an heir did not take it: its next answer says close
     CONN_REUSED = 4               # server: came from the pool for this exchange
     CONN_UNIX = 8
+    CONN_SHARED = 16              # another process may still hold a duplicate: EPOLL_CTL_DEL before close
 
 cdef enum Framing:
     FRAMING_NONE = 0              # no body
@@ -236,6 +246,13 @@ cdef enum ExchangeFlag:
     X_CUT = 4096                  # the response cannot be completed: reset the client, so that it cannot look complete
     X_ENDED = 8192                # exchange_end ran
     X_TUNNEL = 16384
+    X_INHERITED = 32768           # a tunnel that began in another worker: `names` instead of a snapshot
+
+cdef struct TunnelNames:
+    # What the access log says of a tunnel that began in another worker, whose snapshot is not here. Owner: its Exchange (malloc).
+    uint64_t revision
+    uint8_t lengths[3]            # of frontend, backend, server; each at most NAME_MAX
+    char text[300]                # one behind the other
 
 cdef struct Exchange:
     # One request and its response. Owner: its client Conn (client.exchange). Dies: exchange_end.
@@ -251,6 +268,7 @@ cdef struct Exchange:
     StatBlock* stat_frontend
     StatBlock* stat_backend
     StatBlock* stat_server
+    TunnelNames* names            # set with X_INHERITED alone
     uint64_t started_us
     uint64_t bytes_in
     uint64_t bytes_out
@@ -271,6 +289,7 @@ cdef struct Exchange:
     uint32_t request_head_sent
     uint32_t prefix_length        # body bytes in client.input that leave with the head (FRAMING_LENGTH)
     uint32_t prefix_sent
+    uint32_t tunnel_timeout_ms    # set when the tunnel begins
     Direction request
     Direction response
     uint16_t log_length
@@ -301,6 +320,57 @@ cdef struct Shed:                 # what shed.pyx remembers; 0 is no bound for n
     uint64_t rest_tick            # a walk over all timers was in vain: none before this tick
     uint32_t walked               # steps of the walk under way
 
+cdef struct Parcel:
+    # Connections that went with one packet, in the order of its records, until the heir has answered. Owner: its Heir.
+    uint32_t sequence
+    uint32_t count
+    Conn* conns[100]              # PARCEL_MAX; CLIENT_GIVEN
+
+# One worker that takes over connections:  OPEN -> LEAVING -> GONE;  OPEN -> GONE
+cdef enum HeirState:
+    HEIR_OPEN = 1
+    HEIR_LEAVING = 2              # gets nothing more; closed when it has answered every parcel
+    HEIR_GONE = 3                 # closed; freed at the end of the turn, because events may still name it
+
+cdef struct Heir:
+    # Owner: Handover.heirs. Dies: it refused, its process died, or it left after Engine.resume.
+    int fd
+    uint8_t kind                  # SOURCE_HEIR
+    uint8_t state                 # HeirState
+    uint8_t full                  # the kernel takes no more now
+    uint32_t first                # of the parcels on their way, which form a ring
+    uint32_t underway             # how many
+    Parcel parcels[4]             # PARCELS_MAX
+    Heir* next
+
+cdef struct Testator:
+    # One worker that gives us its connections. Owner: Handover.testators. Dies when its end of the socket is closed.
+    int fd                        # -1: closed; freed at the end of the turn
+    uint8_t kind                  # SOURCE_TESTATOR
+    Testator* next
+
+cdef struct Handover:
+    # Owner: the engine. Writers: bequest.pyx (giving), inheritance.pyx (taking), connection.pyx (cursor).
+    Heir* heirs
+    Heir* last                    # got the last parcel: the one behind it is next
+    Testator* testators
+    Conn* cursor                  # of the walk over Engine.clients in search of connections to give; NULL: none under way
+    bint starved                  # connections may have been passed over for want of room: walk again when there is some
+    bint busy                     # bequest_step has something to do
+    bint ended                    # the deadline of resting or draining has passed
+    Conn* offered[100]            # PARCEL_MAX; CLIENT_GIVEN, not sent yet: they leave at the end of the turn
+    uint64_t offered_bytes
+    uint32_t sequence             # of the next parcel
+    Timer retry
+    Timer deadline
+    uint64_t idle_given           # counted since the engine began: connections ...
+    uint64_t tunnels_given
+    uint64_t inherited
+    uint64_t refused              # ... an heir did not take
+    uint64_t taken_back           # parcels that came back because their heir died or refused
+    uint64_t closed               # ... closed politely while draining
+    uint64_t cut                  # ... cut at the deadline
+
 cdef struct Engine:
     int epoll_fd
     int timer_fd
@@ -329,8 +399,16 @@ cdef struct Engine:
     bint limits_on
     VerdictTable verdicts         # of servers; count 0 without a region
     Shed shed
-    bint draining
+    bint draining                 # answers say close, idle clients are closed spread over a window
+    bint winding_down             # resting or leaving: no slots, and no server connection is pooled
+    bint resting                  # Engine.rest was called: it may serve again
+    bint leaving                  # Engine.drain was called: it will not
     uint64_t drain_deadline_us
+    uint32_t offered              # clients in Handover.offered
+    uint32_t offers_max           # how many may be there: 0 while there is no heir, or none that can take a parcel now
+    Handover handover
+    uint64_t statistics_identity  # of the regions' memfds: numbers of one region mean nothing in another
+    uint64_t limits_identity
     uint64_t random_state[2]
     uint32_t client_count
     uint32_t server_count

@@ -21,6 +21,9 @@ cdef void exchange_reply(Engine* engine, Exchange* x, uint32_t status, uint8_t e
 cdef void exchange_fail(Engine* engine, Exchange* x, uint32_t status, uint8_t error, const char* why) noexcept nogil
 cdef void exchange_gone(Engine* engine, Exchange* x) noexcept nogil
 cdef void exchange_end(Engine* engine, Exchange* x) noexcept nogil
+# Ends it without accounting it, because it goes on in another worker, or begins there; the client stays open. `release`: give the
+# concurrency holdings back; else another worker has noted them.
+cdef void exchange_withdraw(Engine* engine, Exchange* x, bint release) noexcept nogil
 cdef bint exchange_end_if_done(Engine* engine, Exchange* x) noexcept nogil
 cdef void server_release(Engine* engine, Exchange* x, bint reusable) noexcept nogil
 cdef void forget_replay(Engine* engine, Exchange* x) noexcept nogil
@@ -29,3 +32,5 @@ cdef void snapshot_unpin(Engine* engine, Snapshot* snapshot) noexcept nogil
 cdef bint client_leaves(Engine* engine, Conn* client) noexcept nogil  # the answer that is composed now says close
 cdef void client_idle(Engine* engine, Conn* client) noexcept nogil
 cdef void clients_hasten(Engine* engine) noexcept nogil
+cdef void clients_relax(Engine* engine) noexcept nogil
+cdef uint32_t drain_delay_ms(Engine* engine) noexcept nogil

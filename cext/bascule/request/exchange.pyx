@@ -6,6 +6,7 @@ from libc.stdlib cimport free
 from libc.string cimport strlen
 
 from bascule.codec.head cimport head_begin
+from bascule.engine.bequest cimport offer
 from bascule.engine.connection cimport (
     IO_CLOSED,
     IO_NO_MEMORY,
@@ -37,6 +38,7 @@ from bascule.engine.types cimport (
     X_CUT,
     X_ENDED,
     X_HEAD_METHOD,
+    X_INHERITED,
     X_KEEP_CLIENT,
     X_KEEP_SERVER,
     X_LOCAL,
@@ -46,9 +48,9 @@ from bascule.engine.types cimport (
     Direction,
     output_empty,
 )
-from bascule.request.s9_account cimport account_begin, account_end
+from bascule.request.s9_account cimport account_begin, account_end, account_withdraw
 from bascule.routing.table cimport RouteTable, route_table_close
-from bascule.shared.concurrency cimport limits_release
+from bascule.shared.concurrency cimport limits_forget, limits_release
 from bascule.shared.statistics cimport ERROR_CLIENT_GONE
 
 cdef enum:
@@ -117,7 +119,7 @@ cdef void server_release(Engine* engine, Exchange* x, bint reusable) noexcept no
     server.exchange = NULL
     if reusable and server.state == SERVER_BUSY and not server.ready & (READY_READ | READY_EOF | READY_ERROR) \
             and server.input == NULL and server.epoch == server.runtime.epoch \
-            and server.runtime.idle_count < x.backend.idle_connections_max and not engine.draining:
+            and server.runtime.idle_count < x.backend.idle_connections_max and not engine.winding_down:
         server.served += 1
         conn_set_state(engine, server, SERVER_POOLED)
         conn_timeout(engine, server, x.backend.keepalive_timeout_ms)
@@ -134,8 +136,12 @@ cdef bint request_is_over(Exchange* x) noexcept nogil:
     return x.request.state == DIRECTION_DONE and output_empty(&x.request.out) and not x.request.sink_closed
 
 
+cdef inline bint must_go(const Engine* engine, const Conn* client) noexcept nogil:
+    return engine.draining or not client.listener.configured or client.flags & CONN_CLOSE_AFTER
+
+
 cdef void client_idle(Engine* engine, Conn* client) noexcept nogil:
-    """Between two requests: no buffer, no exchange. Bytes of a pipelined request already here run next."""
+    """Between two requests: no buffer, no exchange. Bytes of a pipelined request already here run next, in the heir if there is one."""
     if client.input != NULL:
         if client.input.start == client.input.end:
             buf_free(engine, &client.input)
@@ -144,13 +150,15 @@ cdef void client_idle(Engine* engine, Conn* client) noexcept nogil:
     if client.ready & (READY_READ | READY_EOF | READY_ERROR):
         run_later(engine, client)
     conn_timeout(engine, client,
-                 drain_delay_ms(engine) if engine.draining or not client.listener.configured
+                 drain_delay_ms(engine) if must_go(engine, client)
                  else client.listener.record.keepalive_timeout_ms)
+    if unlikely(engine.offered < engine.offers_max) and not client.flags & CONN_CLOSE_AFTER:
+        offer(engine, client)
 
 
 cdef bint client_leaves(Engine* engine, Conn* client) noexcept nogil:
     """Whether an answer is to be a client's last here. Not while a further request has come already: who pipelines it could not know."""
-    if not engine.draining and client.listener.configured:
+    if not must_go(engine, client):
         return False
     return not client.ready & READY_READ and (client.input == NULL or client.input.start == client.input.end)
 
@@ -179,8 +187,18 @@ cdef void clients_hasten(Engine* engine) noexcept nogil:
         client = client.next
 
 
+cdef void clients_relax(Engine* engine) noexcept nogil:
+    """The opposite: idle clients have their whole time again."""
+    cdef Conn* client = engine.clients
+    while client != NULL:
+        client.flags &= ~CONN_CLOSE_AFTER
+        if client.state == CLIENT_IDLE and client.listener.configured:
+            conn_timeout(engine, client, client.listener.record.keepalive_timeout_ms)
+        client = client.next
+
+
 cdef void client_next(Engine* engine, Conn* client, bint keep, bint request_over) noexcept nogil:
-    if keep and request_over and not client.flags & CONN_CLOSE_AFTER:
+    if keep and request_over:
         conn_set_state(engine, client, CLIENT_IDLE)
         client_idle(engine, client)
         return
@@ -195,6 +213,32 @@ cdef void client_next(Engine* engine, Conn* client, bint keep, bint request_over
         run_later(engine, client)
         return
     conn_close(engine, client, False)
+
+
+cdef inline void exchange_free(Engine* engine, Exchange* x) noexcept nogil:
+    timer_cancel(&engine.wheel, &x.timer)
+    direction_free(engine, &x.request)
+    direction_free(engine, &x.response)
+    buf_free(engine, &x.request_head)
+    if x.snapshot != NULL:
+        snapshot_unpin(engine, x.snapshot)
+    elif unlikely(x.flags & X_INHERITED):
+        free(x.names)
+    x.client.exchange = NULL
+    slab_put(&engine.exchanges, x)
+
+
+cdef void exchange_withdraw(Engine* engine, Exchange* x, bint release) noexcept nogil:
+    cdef uint32_t i
+    x.flags |= X_ENDED
+    server_release(engine, x, False)
+    account_withdraw(engine, x)
+    for i in range(x.limit_count):
+        if release:
+            limits_release(&engine.limits, x.limit_handles[i])
+        else:
+            limits_forget(&engine.limits, x.limit_handles[i])
+    exchange_free(engine, x)
 
 
 cdef void exchange_end(Engine* engine, Exchange* x) noexcept nogil:
@@ -213,14 +257,7 @@ cdef void exchange_end(Engine* engine, Exchange* x) noexcept nogil:
     account_end(engine, x)
     for i in range(x.limit_count):
         limits_release(&engine.limits, x.limit_handles[i])
-    timer_cancel(&engine.wheel, &x.timer)
-    direction_free(engine, &x.request)
-    direction_free(engine, &x.response)
-    buf_free(engine, &x.request_head)
-    if x.snapshot != NULL:
-        snapshot_unpin(engine, x.snapshot)
-    client.exchange = NULL
-    slab_put(&engine.exchanges, x)
+    exchange_free(engine, x)
     if client.state == CONN_CLOSED:
         return
     client.served += 1

@@ -218,7 +218,8 @@ cdef int switch_protocols(Engine* engine, Exchange* x, Semantics* s, const char*
     conn_set_state(engine, x.client, CLIENT_TUNNEL)
     conn_set_state(engine, x.server, SERVER_TUNNEL)
     conn_timeout(engine, x.client, 0)
-    conn_timeout(engine, x.server, x.backend.tunnel_timeout_ms)
+    x.tunnel_timeout_ms = x.backend.tunnel_timeout_ms
+    conn_timeout(engine, x.server, x.tunnel_timeout_ms)
     timer_set(&engine.wheel, &x.timer, 0)  # a tunnel outlives the limit of an exchange; silence is what ends it
     relay_tunnel(engine, x)
     return RELAY_ENDED

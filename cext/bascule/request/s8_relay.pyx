@@ -459,4 +459,4 @@ cdef void relay_tunnel(Engine* engine, Exchange* x) noexcept nogil:
         exchange_end(engine, x)
         return
     if moved:
-        conn_timeout(engine, x.server, x.backend.tunnel_timeout_ms)
+        conn_timeout(engine, x.server, x.tunnel_timeout_ms)

@@ -14,5 +14,6 @@ cdef void account_route(Engine* engine, Exchange* x) noexcept nogil
 cdef void account_server(Engine* engine, Exchange* x, const ServerRecord* server) noexcept nogil
 cdef void account_retry(Engine* engine, Exchange* x) noexcept nogil
 cdef void account_end(Engine* engine, Exchange* x) noexcept nogil
+cdef void account_withdraw(Engine* engine, Exchange* x) noexcept nogil    # no longer in flight here, and not counted as ended
 cdef void log_request_line(Exchange* x, const char* data, uint32_t length) noexcept nogil
 cdef void access_log_flush(Engine* engine) noexcept nogil

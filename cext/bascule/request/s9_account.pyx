@@ -22,7 +22,16 @@ from bascule.engine.system cimport (
     unlikely,
     write,
 )
-from bascule.engine.types cimport LOG_FILE, LOG_SOCKET, LOG_TARGET_MAX, AccessLog, X_ROUTED, is_mapped_v4
+from bascule.engine.types cimport (
+    LOG_FILE,
+    LOG_SOCKET,
+    LOG_TARGET_MAX,
+    X_INHERITED,
+    X_ROUTED,
+    AccessLog,
+    TunnelNames,
+    is_mapped_v4,
+)
 from bascule.request.rewrite cimport put_number
 from bascule.shared.snapshot cimport Str
 from bascule.shared.statistics cimport (
@@ -80,6 +89,16 @@ cdef inline void charge(Engine* engine, StatBlock* block, Exchange* x, uint32_t 
     if unlikely(x.error != ERROR_NONE):
         block.errors[x.error] += 1
     statistics_latency(&engine.statistics, block, latency_us)
+
+
+cdef void account_withdraw(Engine* engine, Exchange* x) noexcept nogil:
+    engine.exchange_count -= 1
+    x.stat_listener.in_flight -= 1
+    if x.flags & X_ROUTED:
+        x.stat_frontend.in_flight -= 1
+        x.stat_backend.in_flight -= 1
+    if x.stat_server != NULL:
+        x.stat_server.in_flight -= 1
 
 
 cdef void account_end(Engine* engine, Exchange* x) noexcept nogil:
@@ -214,8 +233,19 @@ cdef char* put_outcome(char* to, Exchange* x, uint64_t latency_us) noexcept nogi
     return put_count(to, b" retries=", x.retries)
 
 
+cdef char* put_inherited(char* to, TunnelNames* names) noexcept nogil:
+    cdef const char* text = names.text
+    to = put(put_literal(to, b" frontend="), text, names.lengths[0])
+    text += names.lengths[0]
+    to = put(put_literal(to, b" backend="), text, names.lengths[1])
+    text += names.lengths[1]
+    return put(put_literal(to, b" server="), text, names.lengths[2])
+
+
 cdef char* put_objects(char* to, Exchange* x) noexcept nogil:
     to = put(put_literal(to, b" listener="), x.client.listener.id, x.client.listener.id_length)
+    if x.flags & X_INHERITED:
+        return put_inherited(to, x.names)
     if x.flags & X_ROUTED:
         to = put_string(put_literal(to, b" frontend="), x, x.frontend.id)
         to = put_string(put_literal(to, b" backend="), x, x.backend.id)
@@ -224,6 +254,12 @@ cdef char* put_objects(char* to, Exchange* x) noexcept nogil:
     if x.server_record != NULL:
         return put_string(put_literal(to, b" server="), x, x.server_record.id)
     return put_literal(to, b" server=-")
+
+
+cdef uint64_t revision_of(const Exchange* x) noexcept nogil:
+    if x.flags & X_INHERITED:
+        return x.names.revision
+    return x.snapshot.revision if x.snapshot != NULL else 0
 
 
 cdef void log_line(Engine* engine, Exchange* x, uint64_t latency_us) noexcept nogil:
@@ -243,7 +279,7 @@ cdef void log_line(Engine* engine, Exchange* x, uint64_t latency_us) noexcept no
     to = put_outcome(put_literal(to, b"\""), x, latency_us)
     to = put_objects(to, x)
     to = put_literal(put_literal(to, b" error="), error_name(x.error))
-    to = put_count(to, b" revision=", x.snapshot.revision if x.snapshot != NULL else 0)
+    to = put_count(to, b" revision=", revision_of(x))
     to[0] = c"\n"
     log.used = <uint32_t>(to + 1 - log.data)
 

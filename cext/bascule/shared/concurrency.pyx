@@ -92,6 +92,25 @@ cdef void limits_release(LimitTable* table, int64_t handle) noexcept nogil:
     store32(held, held[0] - 1)
 
 
+cdef bint limits_note(LimitTable* table, int64_t handle) noexcept nogil:
+    cdef uint32_t* held
+    if handle == UNCOUNTED:
+        return True
+    if handle < 0 or <uint64_t>handle >= table.concurrency_sets * CONCURRENCY_WAYS:
+        return False
+    held = <uint32_t*>table.holdings + handle
+    store32(&(<WorkerLine*>table.holder).holds, 1)
+    store32(held, held[0] + 1)
+    return True
+
+
+cdef void limits_forget(LimitTable* table, int64_t handle) noexcept nogil:
+    cdef uint32_t* held = <uint32_t*>table.holdings + handle
+    if handle < 0 or <uint64_t>handle >= table.concurrency_sets * CONCURRENCY_WAYS or held[0] == 0:
+        return
+    store32(held, held[0] - 1)
+
+
 cdef void release_all(LimitTable* table) noexcept nogil:
     """What a dead predecessor of the same number held."""
     cdef uint32_t* held = <uint32_t*>table.holdings

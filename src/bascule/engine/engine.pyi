@@ -66,16 +66,48 @@ class Engine:
     def log_to(self, fd: int) -> None:
         """Continues the access log in another file (kept as a duplicate); -1 turns it off."""
 
+    def bequeath(self, fd: int) -> None:
+        """Gives idle clients and tunnels to the engine behind this SEQPACKET socket from now on; takes ownership of `fd`.
+
+        Several heirs are used in turn. One that dies or refuses returns what it had not taken; when the last has gone, an engine
+        that rests or drains does so politely, as without heirs. Errors: OSError, EngineError; `fd` is closed.
+        """
+
+    def inherit(self, fd: int) -> None:
+        """Takes over the connections that arrive on this SEQPACKET socket, until its end; takes ownership of `fd`.
+
+        What it cannot take (memory, descriptors, a listener it does not know) stays with the giver. Errors: as of bequeath.
+        """
+
+    def rest(self, deadline_ms: int) -> None:
+        """Gives up all slots; clients go to the heirs as soon as nothing of theirs is in flight, pooled connections are closed.
+
+        Without an heir: as drain. At the deadline what is left is cut: 504 where no answer has begun, else a reset.
+        """
+
+    def resume(self) -> None:
+        """Ends resting: slots may be lent again, heirs get nothing more, clients that are still here stay."""
+
+    @property
+    def resting(self) -> bool:
+        """True from rest to resume."""
+
     def drain(self, deadline_ms: int) -> None:
-        """Gives up all slots; exchanges under way finish, idle connections are closed spread over at most half the deadline."""
+        """Gives up all slots for good; clients go to the heirs as in rest.
+
+        Without an heir exchanges under way finish, with `Connection: close`, and idle connections are closed spread over at most half
+        the deadline. At the deadline what is left is cut, as in rest.
+        """
 
     @property
     def drained(self) -> bool:
-        """True when draining and no client is left."""
+        """True when drain was called and no client is left."""
 
     def state(self) -> dict[str, int | bool | None]:
         """revision, snapshots mapped, slots, clients, servers, exchanges, draining, accept_failures, memory_bytes,
-        log_lines_lost."""
+        log_lines_lost; of handing over: resting, in_flight (exchanges now), and counted since the start, connections:
+        handed_over_idle, handed_over_tunnels, inherited, refused (by an heir), drained_closed (politely), cut_at_deadline;
+        taken_back: parcels of up to 100 that came back because their heir died or refused."""
 
     def live_objects(self) -> dict[str, int]:
         """Objects handed out now (connections, exchanges, buffers, timers) and chunks ever allocated."""

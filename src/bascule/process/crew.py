@@ -251,6 +251,7 @@ class Crew:
                 worker.state = RESTING
                 self.introduce(worker, with_link=False)
                 self._give_heirs(worker)
+                worker.account.pop("in_flight", None)  # it is to say anew what is left
                 worker.tell({"type": "rest", "deadline_ms": deadline_ms})
 
     def resume(self) -> None:

@@ -1,19 +1,18 @@
-"""The worker: an engine, the loop it hangs in, and the two links that tell it what to do.
-
-The first loop is poll(2): importing uvloop (and asyncio with it) costs 65 ms of CPU, and a worker that replaces a dead
-one should accept before that. It is imported by a thread once the worker serves; then uvloop takes the same descriptors
-over.
+"""The worker: an engine, the loop it hangs in (worker_loops), and the two links that tell it what to do.
 
     BOOTING --regions, snapshot--> STARTED --lend--> ACCEPTING --drain--> DRAINING --drained--> exit 0
+                                                      |  ^ resume
+                                                 rest v  |
+                                                     RESTING --drain--> DRAINING
+
+Who rests or drains gives its connections to its heirs, which the keeper named before (docs/upgrade.md); the engine does that.
 """
 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
-import _thread
 import gc
 import os
-import select
 import sys
 import time
 
@@ -21,10 +20,10 @@ from bascule.process import access_log, listeners
 from bascule.process.link import Link, LinkClosedError
 from bascule.process.log import Log
 from bascule.process.spawn import name_process
+from bascule.process.worker_loops import FirstLoop, run_uvloop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
     from typing import Any
 
@@ -33,11 +32,19 @@ if TYPE_CHECKING:
 HEARTBEAT_S = 5.0
 FLUSH_S = 0.05
 DRAIN_LOOK_S = 0.02
-PATIENCE_MS = 20
-"""How long a turn of the engine waits for an answer before the loop has its turn. A shorter wait costs more than it looks:
-a timer that is the processor's next one is programmed anew for each wait."""
-QUIET_BEFORE_IMPORT_S = 0.25
 DRAIN_TIMEOUT_MS = 30_000
+CUT_S = 1.0
+"""After the deadline of a drain: for the engine to cut what is left, and say so to whom it can."""
+COUNTED = (
+    "handed_over_idle",
+    "handed_over_tunnels",
+    "inherited",
+    "refused",
+    "taken_back",
+    "drained_closed",
+    "cut_at_deadline",
+)
+"""Of the engine's state, what goes into an account."""
 
 
 class Worker:
@@ -56,6 +63,8 @@ class Worker:
         self.slots: dict[tuple[str, int], int] = {}
         """The worker's own copy of every lent descriptor: the engine's are the engine's to close."""
         self.draining_until_s = 0.0
+        self.emptying = False
+        """It rests or drains, and the keeper has not heard yet that no connection is left."""
         self.leaving_until_s = 0.0
         self.ended = False
         self.log = Log(process="worker", worker=number, pid=os.getpid())
@@ -111,6 +120,10 @@ class Worker:
             "snapshot": self._adopt,
             "lend": self._lend,
             "take_back": self._take_back,
+            "heir": self._bequeath,
+            "inherit": self._inherit,
+            "rest": self._rest,
+            "resume": self._resume,
             "drain": self._drain,
             "stop": self._stop,
             "state?": self._state,
@@ -214,11 +227,41 @@ class Worker:
             self.engine.take_back(listener, slot)
             os.close(descriptor)
 
+    def _bequeath(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        assert self.engine is not None
+        try:
+            self.engine.bequeath(descriptors[0])
+        except OSError as error:
+            self.log.warning("no connections go to this worker", to=message.get("to"), error=error.strerror)
+
+    def _inherit(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        assert self.engine is not None
+        try:
+            self.engine.inherit(descriptors[0])
+        except OSError as error:
+            self.log.warning("no connections come from this worker", giver=message.get("from"), error=error.strerror)
+
+    def _give_back_all(self) -> None:
+        for listener, slot in list(self.slots):
+            self._give_back(listener, slot)
+
+    def _rest(self, message: dict[str, Any], _: list[int]) -> None:
+        if self.engine is None or self.draining_until_s:
+            return
+        self._give_back_all()
+        self.emptying = True
+        self.engine.rest(message["deadline_ms"])
+
+    def _resume(self, _: dict[str, Any], __: list[int]) -> None:
+        if self.engine is not None and not self.draining_until_s:
+            self.emptying = False
+            self.engine.resume()
+
     def _drain(self, message: dict[str, Any], _: list[int]) -> None:
         if self.engine is None or self.draining_until_s:
             return
-        for listener, slot in list(self.slots):
-            self._give_back(listener, slot)
+        self._give_back_all()
+        self.emptying = True
         self.draining_until_s = time.monotonic() + message["deadline_ms"] / 1000
         self.engine.drain(message["deadline_ms"])
 
@@ -258,16 +301,29 @@ class Worker:
             self._next_beat_s = now + HEARTBEAT_S
             self.tell_keeper({"type": "beat"})
             self._watch_access_log()
+            self._account()
         if self.leaving_until_s:
             self._leave_when_empty(now)
             return DRAIN_LOOK_S
+        if self.emptying and self.engine is not None and not self.engine.state()["clients"]:
+            self.emptying = False
+            self._account()
         if not self.draining_until_s:
+            if self.emptying:
+                return DRAIN_LOOK_S
             waiting = any(link is not None and link.wants_write for link in (self.keeper, self.master))
             return FLUSH_S if waiting else max(self._next_beat_s - now, 0.0)
         assert self.engine is not None
-        if self.engine.drained or now >= self.draining_until_s:
+        if self.engine.drained or now >= self.draining_until_s + CUT_S:
             self.ended = True
         return DRAIN_LOOK_S
+
+    def _account(self) -> None:
+        """Tell the keeper what became of the connections; `in_flight` are those that are still here, whatever they do."""
+        if self.engine is not None:
+            state = self.engine.state()
+            counts = {name: state[name] for name in COUNTED}
+            self.tell_keeper({"type": "account", "counts": {**counts, "in_flight": state["clients"]}})
 
     def _watch_access_log(self) -> None:
         """Say when lines are lost, and when no more are; the metrics have the count."""
@@ -303,138 +359,6 @@ class Worker:
             self._drain({"deadline_ms": self.drain_timeout_ms}, [])
 
 
-class FirstLoop:
-    """The loop until uvloop is imported: the engine, two links and the heartbeat on poll(2)."""
-
-    def __init__(self, worker: Worker) -> None:
-        """See the class."""
-        self._worker = worker
-        self._poll = select.poll()
-        self._watched: dict[int, Link] = {}
-        self._engine = -1
-        self._imported = False
-        self._importing = False
-        self._quiet_until_s = 0.0
-        self._wakeup, self._wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._poll.register(self._wakeup, select.POLLIN)
-        _signal.set_wakeup_fd(self._wakeup_write)
-        _signal.signal(_signal.SIGTERM, lambda number, frame: worker.terminate())
-        for link in (worker.keeper, worker.master):
-            assert link is not None
-            self._watched[link.fileno()] = link
-            self._poll.register(link.fileno(), select.POLLIN)
-        worker.on_lost = self._forget  # type: ignore[method-assign]
-
-    def run(self) -> None:
-        """Return when uvloop can take over, or when the worker is to end."""
-        worker = self._worker
-        while not worker.ended and not self._imported:
-            wait_s = worker.tick()
-            if worker.slots and not self._importing:
-                wait_s = min(wait_s, self._import_when_quiet())
-            for descriptor, _ in self._poll.poll(wait_s * 1000):
-                self._serve(descriptor)
-        _signal.set_wakeup_fd(-1)
-        for descriptor in (self._wakeup, self._wakeup_write):
-            os.close(descriptor)
-
-    def _serve(self, descriptor: int) -> None:
-        worker = self._worker
-        if descriptor == self._engine and worker.engine is not None:
-            worker.engine.turn()
-        elif descriptor == self._wakeup:
-            os.read(self._wakeup, 64)
-        elif descriptor in self._watched:
-            worker.read(self._watched[descriptor])
-            if worker.engine is not None and self._engine < 0:
-                self._engine = worker.engine.fileno()
-                self._poll.register(self._engine, select.POLLIN)
-
-    def _forget(self, link: Link) -> None:
-        del self._watched[link.fileno()]
-        self._poll.unregister(link.fileno())
-
-    def _import_when_quiet(self) -> float:
-        """Start the import when the worker has served for a moment; return how long that is to wait for."""
-        now = time.monotonic()
-        if not self._quiet_until_s:
-            self._quiet_until_s = now + QUIET_BEFORE_IMPORT_S
-        if now >= self._quiet_until_s:
-            self._importing = True
-            import threading  # noqa: F401 - it takes the thread that imports it first for the main one
-
-            # While the import runs, a turn of the engine waits for the GIL at most this long.
-            sys.setswitchinterval(0.0002)
-            _thread.start_new_thread(self._import, ())
-        return max(self._quiet_until_s - now, 0.0)
-
-    def _import(self) -> None:
-        import uvloop  # noqa: F401
-
-        self._imported = True
-        os.write(self._wakeup_write, b"i")
-
-
-def _run_uvloop(worker: Worker) -> None:
-    """Serve until the worker is to end."""
-    import uvloop
-
-    sys.setswitchinterval(0.005)
-    loop = uvloop.new_event_loop()
-    engine = worker.engine
-    assert engine is not None
-    loop.add_reader(engine.fileno(), engine.turn, PATIENCE_MS)
-
-    def watch(link: Link) -> None:
-        def readable() -> None:
-            worker.read(link)
-            if worker.ended or worker.draining_until_s:
-                beat()
-
-        loop.add_reader(link.fileno(), readable)
-        engine.watch(link.fileno())
-
-    worker.on_lost = lambda link: loop.remove_reader(link.fileno())  # type: ignore[method-assign]
-    for link in (worker.keeper, worker.master):
-        if link is not None:
-            watch(link)
-
-    pending: list[asyncio.TimerHandle] = []
-
-    def beat() -> None:
-        while pending:
-            pending.pop().cancel()
-        wait_s = worker.tick()
-        for link in (worker.keeper, worker.master):
-            if link is not None and link.wants_write:
-                worker.read(link)
-        if worker.ended:
-            loop.stop()
-        else:
-            pending.append(loop.call_later(wait_s, beat))
-
-    def terminate() -> None:
-        worker.terminate()
-        beat()
-
-    # Until the loop runs, the handler of the first loop answers; one of uvloop's would only be noted, and read at the
-    # next signal.
-    loop.call_soon(loop.add_signal_handler, _signal.SIGTERM, terminate)
-    loop.call_soon(beat)
-    _freeze()
-    try:
-        loop.run_forever()
-    finally:
-        loop.close()
-
-
-def _freeze() -> None:
-    """What is alive now lives as long as the process: let no collection ever look at it, and run none by itself."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-
-
 def _fail(worker: Worker, error: BaseException) -> None:
     """Let the keeper say why this worker died, and let the log show where."""
     worker.tell_keeper({"type": "failed", "reason": f"{type(error).__name__}: {error}"[:2000]})
@@ -454,7 +378,7 @@ def main() -> None:
     try:
         FirstLoop(worker).run()
         if not worker.ended:
-            _run_uvloop(worker)
+            run_uvloop(worker)
         if worker.engine is not None:
             worker.engine.close()
     except BaseException as error:
