@@ -48,6 +48,7 @@ class Balancer:
         environment: Mapping[str, str] | None = None,
         descriptors: Sequence[int] = (),
         wrapper: Sequence[str] = (),
+        program: Sequence[str] = (sys.executable, "-m", "bascule"),
         start: bool = True,
     ) -> None:
         self.directory = directory
@@ -59,6 +60,7 @@ class Balancer:
         self.environment = {**os.environ, **(environment or {})}
         self.descriptors = descriptors
         self.wrapper = list(wrapper)
+        self.program = list(program)
         self.seen: set[int] = set()
         self.write(tree)
         self.process: subprocess.Popen[bytes]
@@ -75,7 +77,7 @@ class Balancer:
 
     def spawn(self) -> None:
         """Start the keeper and wait for nothing."""
-        command = [sys.executable, "-m", "bascule", "run", "-c", str(self.config), "--state", str(self.state)]
+        command = [*self.program, "run", "-c", str(self.config), "--state", str(self.state)]
         command += ["--workers", str(self.workers_at_start), *self.arguments]
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(

@@ -22,7 +22,7 @@ class LiveBalancer(Balancer):
         """There is no file."""
 
     def spawn(self) -> None:
-        command = [sys.executable, "-m", "bascule", "run", "--state", str(self.state)]
+        command = [*self.program, "run", "--state", str(self.state)]
         if "--store" not in self.arguments:
             command += ["--store", "embedded"]
         command += ["--workers", str(self.workers_at_start), *self.arguments]

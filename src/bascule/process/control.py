@@ -58,6 +58,8 @@ class Control:
         self._asking = asyncio.Lock()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ended = asyncio.Event()
+        self._released = asyncio.Event()
+        """Not set: nothing is to come into force, because another generation takes over."""
         self._awaiting_applied = False
 
     # ---- links
@@ -67,6 +69,9 @@ class Control:
         loop = asyncio.get_running_loop()
         if self.master.keeper is not None:
             loop.add_reader(self.master.keeper.fileno(), self._read_keeper, self.master.keeper)
+            unheard, self.master.unheard = self.master.unheard, []
+            for message in unheard:
+                self._from_keeper(message, [])
             self._read_keeper(self.master.keeper)
         self.master.publisher.attach(loop)
 
@@ -99,9 +104,10 @@ class Control:
         if kind == "reload":
             self.spawn(self._reload_on_signal())
         elif kind == "hold":
+            self._released.clear()
             self.spawn(self._hold())
         elif kind == "go_on":
-            self.lock.release()
+            self._released.set()
         elif kind == "rest":
             self.master.standby = True
             self.end()
@@ -110,8 +116,10 @@ class Control:
 
     async def _hold(self) -> None:
         """Let the change under way end, and begin no other until the keeper says so: another generation takes over."""
-        await self.lock.acquire()
-        self.tell_keeper({"type": "held", "baseline": self.watching.baseline()})
+        async with self.lock:
+            if not self._released.is_set():  # the keeper may have given up in the meantime
+                self.tell_keeper({"type": "held", "baseline": self.watching.baseline()})
+                await self._released.wait()
 
     def _upgrade_goes_on(self, happened: dict[str, Any]) -> None:
         self.watching.told()

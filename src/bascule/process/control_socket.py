@@ -6,6 +6,7 @@ It is a file in the state directory, which only the keeper's user and root can e
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import struct
 
@@ -36,12 +37,16 @@ class ControlSocket:
         self._handle = handle
         self._clients: set[Link] = set()
         self._socket = _bind(self._path)
+        self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        """Given up for the moment in which a client is told that there are no descriptors left."""
         poller.watch_descriptor(self._socket.fileno(), self._accept)
 
     def close(self) -> None:
         """Listen no more; clients hear the end."""
         self._poller.unwatch_descriptor(self._socket.fileno())
         self._socket.close()
+        if self._spare >= 0:
+            os.close(self._spare)
         for client in list(self._clients):
             self._gone(client)
         try:
@@ -52,7 +57,9 @@ class ControlSocket:
     def _accept(self) -> None:
         try:
             descriptor, _ = self._socket._accept()
-        except OSError:
+        except OSError as error:
+            if error.errno in {errno.EMFILE, errno.ENFILE}:
+                self._turn_away()
             return
         os.set_inheritable(descriptor, False)
         client = Link(descriptor)
@@ -63,6 +70,27 @@ class ControlSocket:
         self._poller.watch(
             client, lambda message, fds: self._received(client, message, fds), lambda: self._gone(client)
         )
+
+    def _turn_away(self) -> None:
+        """Take a client that would else wait, and wake us, for as long as no descriptor is free, and say why it is not
+        served."""
+        if self._spare >= 0:
+            os.close(self._spare)
+            self._spare = -1
+        try:
+            descriptor, _ = self._socket._accept()
+        except OSError:
+            return
+        client = Link(descriptor)
+        self._clients.add(client)
+        reason = "the keeper has as many files open as it may"
+        remedy = "raise its limit of open files (LimitNOFILE= of the unit, `prlimit --nofile`)"
+        self._answer(client, {"type": "failed", "reason": reason, "remedy": remedy})
+        self._gone(client)
+        try:
+            self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return  # somebody was faster; the next client may find one
 
     def _received(self, client: Link, message: dict[str, Any], descriptors: list[int]) -> None:
         for descriptor in descriptors:

@@ -107,6 +107,7 @@ class Crew:
         self.on_change: Callable[[], None] = lambda: None
         self.on_death: Callable[[Worker, str], object] = lambda worker, reason: None
         self.on_refusal: Callable[[str], None] = lambda reason: None
+        self.on_start_failure: Callable[[str], None] = lambda reason: None
         self.departed: list[tuple[int, dict[str, int]]] = []
         """Pid and last account of the workers that ended, newest last."""
         self._poller = poller
@@ -136,20 +137,22 @@ class Crew:
     def start(self, number: int) -> None:
         """Start worker `number`; try again later when the system cannot."""
         self._restarts.pop(number, None)
-        ours, theirs = links.pair()
-        master_end, worker_end = links.pair()
+        ends: list[int] = []
         try:
+            for _ in range(2):
+                ends.extend(links.pair())
+            ours, theirs, master_end, worker_end = ends
             pid = self.program.spawn(
                 "bascule.process.worker", [str(number), str(theirs), str(worker_end)], [theirs, worker_end]
             )
         except OSError as error:
-            os.close(ours)
-            os.close(master_end)
+            for end in ends:
+                os.close(end)
             self._restart_later(number, 0.0, f"cannot be started: {error.strerror}", 0)
+            self.on_start_failure(str(error.strerror))
             return
-        finally:
-            os.close(theirs)
-            os.close(worker_end)
+        os.close(theirs)
+        os.close(worker_end)
         worker = Worker(self, number, pid, Link(ours), master_end)
         self.workers[number] = worker
         self._poller.watch(
@@ -294,6 +297,13 @@ class Crew:
         for descriptor in descriptors:
             os.close(descriptor)
         worker.beat_s = time.monotonic()
+        try:
+            self._said(worker, message)
+        except (KeyError, TypeError, ValueError) as error:
+            worker.failure = f"it says what is not known here: {type(error).__name__}: {error}"
+            self._kill(worker, _signal.SIGKILL)
+
+    def _said(self, worker: Worker, message: dict[str, Any]) -> None:
         kind = message["type"]
         if kind == "started":
             worker.revision = message["revision"]

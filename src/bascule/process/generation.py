@@ -45,6 +45,7 @@ class Generation:
         self.on_master_death: Callable[[str], bool] = lambda reason: False
         """Returns whether another one is to be started."""
         self.on_change: Callable[[], None] = lambda: None
+        self.may_start_master = True
         self._poller = poller
         self._log = log
         self._link: Link | None = None
@@ -65,13 +66,15 @@ class Generation:
 
     def start_master(self) -> None:
         """Start the master, greet it and introduce the workers; try again later when the system cannot."""
-        if self.state == LEAVING:
+        if self.state in {RESTING, LEAVING} or self.master_pid or not self.may_start_master:
             return
-        ours, theirs = links.pair()
+        ours = theirs = -1
         try:
+            ours, theirs = links.pair()
             self.master_pid = self.program.spawn("bascule.process.master", [str(theirs)], [theirs])
         except OSError as error:
-            os.close(ours)
+            if ours >= 0:
+                os.close(ours)
             if not self.on_master_death(f"cannot be started: {error.strerror}"):
                 return
             delay_s = self._backoff.died(0.0)
@@ -79,7 +82,8 @@ class Generation:
             self._poller.call_later(max(delay_s, 0.1), self.start_master)
             return
         finally:
-            os.close(theirs)
+            if theirs >= 0:
+                os.close(theirs)
         self._started_s = time.monotonic()
         self._link = master = Link(ours)
         self._poller.watch(master, self._received, self._silent)
@@ -147,7 +151,11 @@ class Generation:
         self.on_message(message, descriptors)
 
     def _silent(self) -> None:
+        """The master closed its link, or said what is no message: it is dying, or of no use."""
         if self._link is not None:
             self._poller.unwatch(self._link)
             self._link.close()
             self._link = None
+        pid = self.master_pid
+        if pid:
+            self._poller.call_later(MASTER_PATIENCE_S, lambda: self.kill_master() if self.master_pid == pid else None)

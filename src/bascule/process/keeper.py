@@ -112,7 +112,10 @@ class Keeper:
 
     def remember(self, receipt: dict[str, Any]) -> None:
         """Keep the receipt of an upgrade, and say in the log how it went."""
-        remember(self._state.file(HISTORY_FILE), receipt)
+        try:
+            remember(self._state.file(HISTORY_FILE), receipt)
+        except OSError as error:
+            self._log.error("the receipt of the upgrade cannot be kept", error=error.strerror)
         self._changed()
         if receipt["ok"]:
             self._log.info(
@@ -232,6 +235,7 @@ class Keeper:
         self._stopping = True
         self._notifier.send("STOPPING=1")
         self._log.info("stopping at once")
+        self._upgrade.stop()
         for generation in self._generations:
             generation.kill()
         self._end_if_alone()
@@ -248,10 +252,14 @@ class Keeper:
                 break
             if not self._upgrade.reaped(pid, status):
                 any(generation.reaped(pid, status) for generation in list(self._generations))
+        self.forget_gone()
+        self._end_if_alone()
+
+    def forget_gone(self) -> None:
+        """Forget the generations that left and have no process any more."""
         for generation in list(self._generations):
             if generation.state == LEAVING and not generation.alive and generation is not self.active:
                 self._gone(generation)
-        self._end_if_alone()
 
     def _gone(self, generation: Generation) -> None:
         generation.crew.release()
@@ -274,7 +282,7 @@ class Keeper:
             return False
         self._rebinding.forget_unused()
         self._upgrade.crashed(f"master: {reason}")
-        return True
+        return not self._upgrade.goes_on_without_master()
 
     # ---- what the master says
 
@@ -377,7 +385,13 @@ class Keeper:
             return
         self._recorded = pids
         record = {str(pid): spawn.start_time(pid) for pid in pids}
-        self._state.write(PROCESSES_FILE, {"keeper": os.getpid(), "processes": {**self._orphans.record(), **record}})
+        try:
+            self._state.write(
+                PROCESSES_FILE, {"keeper": os.getpid(), "processes": {**self._orphans.record(), **record}}
+            )
+        except OSError as error:
+            self._recorded = []  # again at the next change
+            self._log.error("the processes cannot be recorded in the state directory", error=error.strerror)
 
     def _heartbeat(self) -> None:
         self._poller.call_later(HEARTBEAT_S, self._heartbeat)

@@ -203,13 +203,13 @@ def _open_tcp(
 
 def queue_length(descriptor: int) -> int:
     """Return how many connections wait in the accept queue of a listening TCP socket (tcpi_unacked)."""
-    sock = _socket.socket(fileno=os.dup(descriptor))
+    sock = _socket.socket(fileno=descriptor)  # no duplicate: this has to work when no descriptor is left
     try:
         info = sock.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, _TCP_INFO_BYTES)
     except OSError:
         return 0
     finally:
-        sock.close()
+        sock.detach()
     return int.from_bytes(info[_TCPI_UNACKED_OFFSET : _TCPI_UNACKED_OFFSET + 4], "little")
 
 

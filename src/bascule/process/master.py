@@ -66,6 +66,8 @@ class Master:
         """What the keeper last said of upgrades: `Upgrade.state`, and when it said so (`told_s`, monotonic)."""
         self.pipeline: Pipeline | None = None
         """Of a live store."""
+        self.unheard: list[dict[str, Any]] = []
+        """What the keeper said during the boot and only the loop can do."""
         self.runner: asyncio.Runner | None = None
         """Its loop, when the boot needed one."""
 
@@ -204,8 +206,8 @@ class Boot:
     def _note(self, message: dict[str, Any], descriptors: list[int]) -> None:
         if message["type"] == "reload":
             self.reload_wanted = True
-        else:
-            self._master.common_message(message, descriptors)
+        elif not self._master.common_message(message, descriptors):
+            self._master.unheard.append(message)
 
     def compile(self, loaded: Configuration, revision: int) -> CompiledSnapshot:
         """Compile a configuration whole, with what its host names say in a moment."""

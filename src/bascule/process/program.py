@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import sys
 
+from bascule.process import link as links
 from bascule.process import spawn
+from bascule.process.link import Link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,14 +48,32 @@ class Program:
         }
 
 
+class UnusableError(Exception):
+    """The program on disk is none that a generation can run; the text says why."""
+
+
 def from_message(message: dict[str, Any]) -> Program:
-    """Return what `as_message` was made of."""
-    return Program(message["launcher"], message["executable"], message["path"], message["version"])
+    """Return what `as_message` was made of; UnusableError when the program says why it cannot be, or nonsense."""
+    found = [message.get(key) for key in ("executable", "path", "version")]
+    launcher = message.get("launcher")
+    if message["type"] == "unusable":
+        raise UnusableError(str(message.get("reason") or "it does not say why"))
+    if not all(isinstance(text, str) and text for text in found) or not isinstance(launcher, list) or not launcher:
+        raise UnusableError("what it says of itself is not known to this version")
+    executable, path, version = map(str, found)
+    return Program([str(word) for word in launcher], executable, path, version)
 
 
 def current(launcher: Sequence[str]) -> Program:
-    """Return the program that this process runs."""
-    return Program(launcher, sys.executable, os.pathsep.join(map(os.path.abspath, sys.path)), version())
+    """Return the program that this process runs.
+
+    Directories are named without symbolic links: where `current` leads to another version, a worker that has to be
+    replaced is one of this version still. The interpreter's own name stays: in a virtual environment it is a link, and its
+    place says which.
+    """
+    directory, name = os.path.split(sys.executable)
+    executable = os.path.join(os.path.realpath(directory), name)
+    return Program(launcher, executable, os.pathsep.join(map(os.path.realpath, sys.path)), version())
 
 
 def own_launcher() -> list[str]:
@@ -74,17 +94,23 @@ def version() -> str:
     return __version__
 
 
-def ask(launcher: Sequence[str], link: int) -> int:
-    """Start a program that is to report on a link what it is; return its pid. OSError when it cannot be started."""
+def ask(launcher: Sequence[str]) -> tuple[int, Link]:
+    """Start a program that is to report what it is; return its pid and the link on which it does. OSError when it cannot
+    be started."""
     path = os.pathsep.join(map(os.path.abspath, sys.path))
     environment = {"PYTHONPATH": path} if len(launcher) > 1 else {}
-    return spawn.launch([*launcher, COMMAND, str(link), *launcher], [link], environment)
+    ours, theirs = links.pair()
+    try:
+        return spawn.launch([*launcher, COMMAND, str(theirs), *launcher], [theirs], environment), Link(ours)
+    except OSError:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
 
 
 def main(words: Sequence[str]) -> int:
     """`_program LINK LAUNCHER...`: import what a generation runs on, and report."""
-    from bascule.process.link import Link
-
     link = Link(int(words[0]))
     try:
         import bascule.engine.engine

@@ -52,6 +52,7 @@ def rehearse(master: Master, ports: Mapping[str, int]) -> tuple[int, list[str]]:
             problem = _ask(port, request, matcher)
             if problem:
                 problems.append(f"worker {number}, GET {request.host}{request.path}: {problem}")
+                break  # one that hangs would do so for every request
     return made, problems
 
 

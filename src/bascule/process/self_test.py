@@ -24,17 +24,25 @@ class SelfTest:
     def __init__(self, crew: Crew) -> None:
         """Open one for each serving worker and lend it; OSError when there is no loopback to listen on."""
         self._crew = crew
+        self._has_begun = False
         self._descriptors: dict[int, int] = {}
-        for worker in crew.serving():
-            descriptor = self._descriptors[worker.number] = _listen()
-            worker.tell({"type": "lend", "listener": LISTENER_ID, "slots": [worker.number]}, [descriptor])
+        try:
+            for worker in crew.serving():
+                descriptor = self._descriptors[worker.number] = _listen()
+                worker.tell({"type": "lend", "listener": LISTENER_ID, "slots": [worker.number]}, [descriptor])
+        except OSError:
+            self.close()
+            raise
 
-    def accepting(self) -> bool:
-        """Whether every worker accepts on its listener."""
+    def begins(self) -> bool:
+        """Whether every worker accepts on its listener; True only once."""
         workers = self._crew.workers
-        return all(
+        if self._has_begun or not all(
             number in workers and (LISTENER_ID, number) in workers[number].holding for number in self._descriptors
-        )
+        ):
+            return False
+        self._has_begun = True
+        return True
 
     def ports(self) -> dict[str, int]:
         """Return the port of each worker's listener, by worker number."""
@@ -61,9 +69,9 @@ def _listen() -> int:
 
 
 def _port(descriptor: int) -> int:
-    sock = _socket.socket(fileno=os.dup(descriptor))
+    sock = _socket.socket(fileno=descriptor)
     try:
         port: int = sock.getsockname()[1]
         return port
     finally:
-        sock.close()
+        sock.detach()

@@ -12,14 +12,25 @@ from __future__ import annotations
 
 import os
 
-from bascule.process import link as links
-from bascule.process import program as programs
+from bascule.process.asking import Asking
 from bascule.process.generation import CANDIDATE, RESTING, Generation
-from bascule.process.link import Link
+from bascule.process.phases import (
+    ADOPTING,
+    ASKING,
+    EMPTYING,
+    FILLING,
+    HOLDING,
+    LENDING,
+    PATIENCE_S,
+    SAYINGS,
+    STARTING,
+    TAKING_OVER,
+    TESTING,
+)
 from bascule.process.probation import Probation
 from bascule.process.receipt import Receipt, summary
+from bascule.process.room import shortage
 from bascule.process.self_test import SelfTest
-from bascule.process.spawn import describe_exit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,36 +41,10 @@ if TYPE_CHECKING:
     from bascule.process.lending import Lending
     from bascule.process.log import Log
     from bascule.process.poller import Poller, Timer
+    from bascule.process.program import Program
 
     Report = Callable[[dict[str, Any]], None]
 
-ASKING, STARTING, FILLING, TESTING = "asking", "starting", "filling", "testing"
-HOLDING, ADOPTING, LENDING, TAKING_OVER, EMPTYING = "holding", "adopting", "lending", "taking over", "emptying"
-
-PATIENCE_S = {
-    ASKING: 20.0,
-    STARTING: 120.0,
-    FILLING: 60.0,
-    TESTING: 20.0,
-    HOLDING: 20.0,
-    ADOPTING: 20.0,
-    LENDING: 20.0,
-    TAKING_OVER: 5.0,
-    EMPTYING: 5.0,
-}
-"""How long each phase may take. One that is late fails the upgrade; the last two only end the waiting."""
-
-SAYINGS = {
-    ASKING: "asking the program on disk what it is",
-    STARTING: "starting the new master",
-    FILLING: "starting the new workers",
-    TESTING: "the new workers answer test requests",
-    HOLDING: "waiting for the change under way",
-    ADOPTING: "the workers adopt the newest snapshot",
-    LENDING: "lending the listening sockets to both generations",
-    TAKING_OVER: "the new master takes charge",
-    EMPTYING: "connections move to the new workers",
-}
 _LOOK_S = 0.02
 
 
@@ -82,8 +67,9 @@ class Upgrade:
         self._report: Report = lambda message: None
         self._timer: Timer | None = None
         self._probation_ms = 0
-        self._probe: tuple[int, Link] | None = None
+        self._asking = Asking(poller, lambda program: self._attempt(lambda: self._start(program)), self._fail)
         self._test: SelfTest | None = None
+        self._baseline: dict[str, Any] = {}
         self._own_snapshot = False
         """The generation that the last upgrade started could not use the snapshot of the one before."""
         self._lost = False
@@ -95,25 +81,15 @@ class Upgrade:
         """Replace the active generation by the program that `launcher` starts."""
         if self._refused(report):
             return
-        self.probation.end()
+        workers, rests = self._keeper.active.crew.target, self.probation.resting is not None
+        short = shortage(self._lending, workers, one_rests=rests)
+        if short is not None:
+            report(_failed(*short))
+            return
         self._is_back, self._probation_ms, self._own_snapshot = False, probation_ms, False
         self._begun("upgrade", reason, report)
         self._enter(ASKING)
-        ours, theirs = links.pair()
-        link = Link(ours)
-        try:
-            pid = programs.ask(launcher, theirs)
-        except OSError as error:
-            link.close()
-            self._fail(
-                f"{launcher[0]} cannot be started: {error.strerror}",
-                "check that it is installed, or name it: --program",
-            )
-            return
-        finally:
-            os.close(theirs)
-        self._probe = (pid, link)
-        self._poller.watch(link, self._from_program, lambda: None)
+        self._asking.begin(launcher)
 
     def back(self, reason: str, report: Report) -> None:
         """Return to the generation that rests."""
@@ -155,7 +131,13 @@ class Upgrade:
 
     def stop(self) -> None:
         """The keeper stops: nothing is replaced any more."""
-        if self.phase and self.phase not in {TAKING_OVER, EMPTYING}:
+        if self.phase == EMPTYING:
+            assert self._old is not None
+            if self._old.state == RESTING:
+                self._old.leave(self._old.crew.drain_timeout_ms)
+        elif self.phase == TAKING_OVER:
+            self._probation_ms = 0
+        elif self.phase:
             self._fail("the load balancer is being stopped", "start it again")
         self.probation.end()
 
@@ -168,37 +150,24 @@ class Upgrade:
 
     def reaped(self, pid: int, status: int) -> bool:
         """Take note of a dead child; False when it was not the program that was asked."""
-        if self._probe is None or self._probe[0] != pid:
-            return False
-        link = self._probe[1]
-        self._poller.drain(link)
-        self._close_probe()
-        if self.phase == ASKING:
-            self._fail(
-                f"the program on disk does not start: {describe_exit(status)}",
-                "its own message is on standard error of the keeper (the journal); install it again",
-            )
-        return True
+        return self._asking.reaped(pid, status)
 
     def crashed(self, what: str) -> None:
         """A process of the active generation died unasked: twice on probation is once too often."""
-        if not self.phase and self.probation.crashed_too_often():
+        if self.probation.crashed_too_often() and not self.phase:
             self.back(f"the new version crashes: {what}", lambda message: None)
+
+    def goes_on_without_master(self) -> bool:
+        """Whether the active master that has just died is not to be replaced yet: until the commit, or the failure, nothing
+        is to change, and of that its death is as good a promise as its word."""
+        if self.phase not in {HOLDING, ADOPTING, LENDING}:
+            return False
+        self._poller.call_later(0.0, lambda: self.held({}))
+        return True
 
     # ---- the candidate
 
-    def _from_program(self, message: dict[str, Any], _: list[int]) -> None:
-        if self.phase != ASKING:
-            return
-        if message["type"] != "program":
-            self._fail(
-                f"the program on disk cannot be used: {message.get('reason', 'it does not say why')}",
-                "install it again, with all that it depends on",
-            )
-            return
-        self._start(programs.from_message(message))
-
-    def _start(self, program: programs.Program) -> None:
+    def _start(self, program: Program) -> None:
         self._enter(STARTING)
         old, keeper = self._old, self._keeper
         assert old is not None
@@ -211,16 +180,35 @@ class Upgrade:
 
     def _watch_candidate(self, new: Generation) -> None:
         self._lost = False
-        new.on_message = self._from_candidate
+        new.on_message = lambda message, descriptors: self._attempt(lambda: self._from_candidate(message, descriptors))
         new.on_master_death = lambda reason: self._candidate_lost(f"the new master died: {reason}")
         new.crew.on_death = lambda worker, why: self._candidate_lost(f"new worker {worker.number} died: {why}")
+        new.crew.on_start_failure = lambda why: self._fail(f"a new worker cannot be started: {why}", _SEE_LOG)
         new.crew.on_refusal = lambda why: self._fail(f"a new worker refuses the snapshot in force: {why}", _SEE_LOG)
-        new.crew.on_change = self._look
+        new.crew.on_change = lambda: self._attempt(self._look)
 
     def _candidate_lost(self, what: str) -> bool:
         self._lost = True
         self._fail(what, _SEE_LOG)
         return False
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        """Do what the system may refuse, or what a version to come may have asked for in words that are not known here:
+        before the commit this fails the upgrade, and nothing else."""
+        try:
+            step()
+        except OSError as error:
+            if not self._is_undecided():
+                raise
+            self._fail(f"{SAYINGS[self.phase]}: {error.strerror or error}", _SEE_LOG)
+        except (KeyError, TypeError, ValueError) as error:
+            if not self._is_undecided():
+                raise
+            self._fail(f"the new version says what is not known here: {type(error).__name__}: {error}", _SEE_LOG)
+
+    def _is_undecided(self) -> bool:
+        """Whether something is under way that can still fail."""
+        return bool(self.phase) and self.phase not in {TAKING_OVER, EMPTYING}
 
     def _take_newest(self) -> None:
         """Give the candidate the snapshot in force, unless it has made its own."""
@@ -249,6 +237,8 @@ class Upgrade:
             self._tested(message)
         elif kind == "fatal":
             self._fail(f"the new master cannot take over: {message['reason']}", _SEE_LOG)
+        else:
+            _ignored(message, descriptors)
 
     def _tested(self, message: dict[str, Any]) -> None:
         self._close_test()
@@ -268,7 +258,7 @@ class Upgrade:
             return
         if phase == FILLING and new.crew.is_complete():
             self._begin_test()
-        elif phase == TESTING and self._test is not None and self._test.accepting():
+        elif phase == TESTING and self._test is not None and self._test.begins():
             new.tell_master({"type": "self_test", "ports": self._test.ports()})
         elif phase == ADOPTING and self._adopted():
             self._enter(LENDING)
@@ -289,6 +279,7 @@ class Upgrade:
         """Have the active master finish its change and begin no other."""
         assert self._old is not None
         self._enter(HOLDING)
+        self._old.may_start_master = False
         self._old.tell_master({"type": "hold"})
         if not self._old.master_pid:
             self.held({})
@@ -298,7 +289,7 @@ class Upgrade:
         to be measured by, empty when nobody knows."""
         if self.phase != HOLDING:
             return
-        self.probation.baseline = baseline
+        self._baseline = baseline
         if any(listener.closing for listener in self._lending.listeners.values()):
             self._poller.call_later(_LOOK_S, lambda: self.held(baseline))  # who empties its queue must not lose it
             return
@@ -306,8 +297,8 @@ class Upgrade:
         self._enter(ADOPTING)
         if self._is_back:
             self._new.crew.resume()
-        self._take_newest()
-        self._look()
+        self._attempt(self._take_newest)
+        self._attempt(self._look)
 
     def _adopted(self) -> bool:
         assert self._new is not None
@@ -320,12 +311,14 @@ class Upgrade:
         assert new is not None
         assert self._receipt is not None
         self._lending.commit()
+        self.probation.end()
+        self.probation.baseline = self._baseline
         self._receipt.committed(old, new, self._lending)
         self._keeper.activate(new)
         deadline_ms = old.crew.drain_timeout_ms
         old.tell_master({"type": "rest"})
         old.on_message = self._from_old
-        old.state = RESTING
+        old.state, old.may_start_master = RESTING, True
         old.on_master_death = lambda reason: self._resting_lost(old, f"its master died: {reason}")
         old.crew.on_death = lambda worker, why: self._resting_lost(old, f"its worker {worker.number} died: {why}")
         old.crew.on_change = self._emptied
@@ -341,8 +334,7 @@ class Upgrade:
             self._promote()
 
     def _from_old(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        for descriptor in descriptors:
-            os.close(descriptor)
+        _ignored(message, descriptors)
         if message["type"] == "rested" and self.phase == TAKING_OVER:
             self._promote()
 
@@ -376,15 +368,16 @@ class Upgrade:
 
     def _proven(self) -> None:
         self._log.info("the new version is proven", version=self._keeper.active.program.version)
-        self._keeper.announce({"phase": "proven", "text": "the probation is over: the version before ends"})
-        self._keeper.renew()
+        if not self.phase:  # else the end of what is under way decides
+            self._keeper.announce({"phase": "proven", "text": "the probation is over: the version before ends"})
+            self._keeper.renew()
 
     def _resting_lost(self, generation: Generation, why: str) -> bool:
         if generation.state == RESTING:
             self.probation.lost(generation, why)
             self._keeper.announce({"phase": "lost", "text": f"there is no way back to the version before: {why}"})
-            if self.phase == TAKING_OVER:
-                self._promote()
+        if self.phase == TAKING_OVER and not generation.master_pid:
+            self._promote()
         return False
 
     # ---- ends
@@ -422,18 +415,22 @@ class Upgrade:
             self._promote()
         elif self.phase == EMPTYING:
             self._done()
+        elif self.phase == HOLDING and self._is_back:
+            assert self._old is not None
+            self._log.error("the master does not end its change and is killed: its version is on the way out")
+            self._old.kill_master()
         else:
             self._fail(f"{SAYINGS[self.phase]} took longer than {PATIENCE_S[self.phase]:g} s", _SEE_LOG)
 
     def _fail(self, reason: str, remedy: str) -> None:
         """Before the commit: nothing changes."""
-        if not self.phase or self.phase in {TAKING_OVER, EMPTYING} or self._receipt is None:
+        if not self._is_undecided() or self._receipt is None:
             return
         phase, self.phase = self.phase, ""
-        self._close_probe()
+        self._asking.end()
         self._close_test()
         if phase in {HOLDING, ADOPTING, LENDING}:
-            self._keeper.active.tell_master({"type": "go_on"})
+            self._release_master(self._keeper.active)
         if phase == LENDING:
             self._lending.abandon()
         self._drop_candidate(lent=phase == LENDING)
@@ -442,13 +439,22 @@ class Upgrade:
         self._log.error("the upgrade failed; nothing has changed", phase=phase, reason=reason, remedy=remedy)
         self._ended(self._receipt.failed(reason, remedy))
 
+    def _release_master(self, active: Generation) -> None:
+        """Let the active master change things again; one that died meanwhile is replaced now."""
+        active.may_start_master = True
+        active.tell_master({"type": "go_on"})
+        if not active.master_pid and self._keeper.can_upgrade:
+            active.start_master()
+
     def _drop_candidate(self, *, lent: bool) -> None:
         new, self._new = self._new, None
         if new is None:
             return
         new.crew.on_death = lambda worker, reason: None
+        new.crew.on_start_failure = lambda reason: None
         new.crew.on_change = lambda: None
         new.on_master_death = lambda reason: False
+        new.on_message = _ignored
         if self._is_back and not self._lost:
             new.crew.rest(new.crew.drain_timeout_ms)
             self.probation.begin(new, self._probation_ms)
@@ -456,23 +462,18 @@ class Upgrade:
             new.leave(new.crew.drain_timeout_ms)
         else:
             new.kill()
+        self._keeper.forget_gone()
 
     def _ended(self, document: dict[str, Any]) -> None:
         self.phase = ""
         if self._timer is not None:
             self._timer.cancel()
-        self._close_probe()
+        self._asking.end()
         report, self._report = self._report, lambda message: None
         self._old = self._new = self._receipt = None
         self._keeper.remember(document)
         self._keeper.announce(summary(document))
         report({"type": "receipt", "receipt": document})
-
-    def _close_probe(self) -> None:
-        if self._probe is not None:
-            self._poller.unwatch(self._probe[1])
-            self._probe[1].close()
-            self._probe = None
 
     def _close_test(self) -> None:
         if self._test is not None:
@@ -481,6 +482,11 @@ class Upgrade:
 
 
 _SEE_LOG = "the log (standard error of the keeper, or the journal) has more; the version in force is untouched"
+
+
+def _ignored(message: dict[str, Any], descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _failed(reason: str, remedy: str) -> dict[str, Any]:

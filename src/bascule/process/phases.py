@@ -1,0 +1,29 @@
+"""The phases of an upgrade or a switch back: their names, how long each may take, and what is said of them."""
+
+ASKING, STARTING, FILLING, TESTING = "asking", "starting", "filling", "testing"
+HOLDING, ADOPTING, LENDING, TAKING_OVER, EMPTYING = "holding", "adopting", "lending", "taking over", "emptying"
+
+PATIENCE_S = {
+    ASKING: 20.0,
+    STARTING: 120.0,
+    FILLING: 60.0,
+    TESTING: 20.0,
+    HOLDING: 20.0,
+    ADOPTING: 20.0,
+    LENDING: 20.0,
+    TAKING_OVER: 5.0,
+    EMPTYING: 5.0,
+}
+"""How long each phase may take. One that is late fails the upgrade; the last two only end the waiting."""
+
+SAYINGS = {
+    ASKING: "asking the program on disk what it is",
+    STARTING: "starting the new master",
+    FILLING: "starting the new workers",
+    TESTING: "the new workers answer test requests",
+    HOLDING: "waiting for the change under way",
+    ADOPTING: "the workers adopt the newest snapshot",
+    LENDING: "lending the listening sockets to both generations",
+    TAKING_OVER: "the new master takes charge",
+    EMPTYING: "connections move to the new workers",
+}
