@@ -217,11 +217,16 @@ class Upgrade:
         return bool(self.phase) and self.phase not in {TAKING_OVER, EMPTYING}
 
     def _take_newest(self) -> None:
-        """Give the candidate the snapshot in force, unless it has made its own."""
-        if self._new is None or self._old is None or self._own_snapshot:
+        """Give the candidate the snapshot in force, unless it has made its own.
+
+        A generation that is switched back to is asked for what it has in any case: its own master has brought its workers
+        further than the keeper heard of.
+        """
+        if self._new is None or self._old is None or (self._own_snapshot and not self._is_back):
             return
-        crew, newest = self._new.crew, self._old.crew
-        if crew.revision != newest.revision and newest.snapshot:
+        crew = self._new.crew
+        newest = crew if self._own_snapshot else self._old.crew
+        if newest.snapshot and (crew.revision != newest.revision or not self._adopted()):
             crew.give_snapshot(newest.revision, newest.snapshot)
 
     def _from_candidate(self, message: dict[str, Any], descriptors: list[int]) -> None:
