@@ -18,7 +18,7 @@ from bench.torture.run import Run
 
 SHOWN = (
     "requests", "messages", "failed", "failed_by_kind", "failed_by_reason", "resets_by_sender", "noticed", "events",
-    "problems", "memory", "old_generations", "latency_us",
+    "problems", "memory", "old_generations", "latency_us", "upgrades",
 )  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def measure(subject: str, upgrades: int, seed: int) -> dict[str, Any]:
     words = ["--subject", subject, "--upgrades", str(upgrades), "--plain", "--seed", str(seed)]
     words += ["--no-changes", "--no-disturbances", "--give-up", "100000", "--pause", "2"]
     report = Run(options().parse_args(words)).go()
-    return {key: report[key] for key in SHOWN}
+    return {key: report[key] for key in SHOWN if key in report}
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     for subject in arguments.subjects:
         found = measure(subject, arguments.upgrades, arguments.seed)
-        print(subject, {key: found[key] for key in SHOWN if key not in {"latency_us", "events"}}, flush=True)
+        print(subject, {key: found[key] for key in found if key not in {"latency_us", "events"}}, flush=True)
         if arguments.store:
             before = (stored(arguments.store) or {}).get("reports", {})
             store(arguments.store, {}, upgrades=arguments.upgrades, reports={**before, subject: found})

@@ -136,6 +136,10 @@ http {{ access_log off; keepalive_timeout 75s; keepalive_requests 100000000; cli
         start = '("$@" & sleep 1); exec sleep 1000000'
         return ["sh", "-c", start, "sh", self.program, "-c", str(self.directory / "conf"), "-p", str(self.directory)]
 
+    def survivors(self) -> set[int]:
+        assert self.process is not None
+        return {self.process.pid}  # the one that waits
+
     def _master(self) -> int:
         try:
             return int((self.directory / "pid").read_text())
