@@ -7,13 +7,17 @@ def main() -> int:
     """Run the command in sys.argv and return its exit status."""
     argv = sys.argv[1:]
     if argv and argv[0] in ("run", "proxy") and not {"--help", "-h"} & set(argv):
-        from bascule.process.keeper import main as keeper
+        from bascule.process.entry import main as keeper
 
         return keeper(argv[0], argv[1:])
     if argv and argv[0] == "_program":
         from bascule.process.program import main as program
 
         return program(argv[1:])
+    if argv and argv[0] == "_succession":
+        from bascule.process.succession import main as succession
+
+        return succession(argv[1:])
     from bascule.cli.main import main as command_line
 
     return command_line(argv)

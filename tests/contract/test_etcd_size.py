@@ -65,6 +65,7 @@ def test_a_page_that_is_too_large_is_asked_for_in_smaller_ones(
 
 def test_a_compaction_between_two_pages_begins_the_list_again(server: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "PAGE_KEYS", 5)
+    monkeypatch.setattr(reader, "PAGE_KEYS_MAX", 5)
 
     async def go() -> None:
         store = EtcdStore(server.options())

@@ -50,9 +50,11 @@ def gone(sock: socket.socket) -> bool:
         return True
 
 
-def seqpacket() -> tuple[int, int]:
+def seqpacket(send_bytes: int = 0) -> tuple[int, int]:
     """Return the descriptors of the two ends of a socket as the keeper makes it."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if send_bytes:
+        ends[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
     return ends[0].detach(), ends[1].detach()
 
 
@@ -114,9 +116,9 @@ class Family(Harness):
         self.join(giver or self.engine, engine)
         return engine
 
-    def join(self, giver: Engine, taker: Engine) -> None:
-        """Connect two engines."""
-        ours, theirs = seqpacket()
+    def join(self, giver: Engine, taker: Engine, *, send_bytes: int = 0) -> None:
+        """Connect two engines; `send_bytes` bounds what may be on its way."""
+        ours, theirs = seqpacket(send_bytes)
         taker.inherit(theirs)
         giver.bequeath(ours)
 

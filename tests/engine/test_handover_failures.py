@@ -1,8 +1,11 @@
 """Heirs that die, refuse, lie or run out of descriptors, and packets that are none: exactly one engine has each connection."""
 
+import contextlib
 import os
 import random
+import resource
 import socket
+from collections.abc import Iterator
 
 import pytest
 
@@ -89,6 +92,48 @@ def test_an_heir_that_refuses_makes_the_giver_drain() -> None:
         for client in clients[1:]:
             assert f.receive(client, 1, 10) == b"", "idle ones are closed within the window"
         assert f.count("drained_closed") == 3
+
+
+def test_a_socket_that_takes_one_parcel_at_a_time_is_waited_for(family: Family) -> None:
+    with family as f:
+        clients = f.served(1) + f.crowd(349)
+        heir = f.relative()
+        f.join(f.engine, heir, send_bytes=16384)
+        f.rest()
+        f.turn(10)
+        answer = f.ask(clients[0])
+        assert b"Connection: close" not in answer
+        f.moved(heir, 350)
+        assert f.counts() == {"handed_over_idle": 350}
+
+
+def test_a_shortage_that_no_event_ends_is_tried_again(family: Family) -> None:
+    """Here of a descriptor for the payload; too many descriptors on their way (ETOOMANYREFS) is met in the same way."""
+    with family as f:
+        clients = [f.connect() for _ in range(50)]
+        for client in clients:
+            client.sendall(GET[:-2] + b"X-Long: " + b"x" * 3000)
+        f.until(lambda: f.count("in_flight") == 50, "all heads begin")
+        heir = f.heir()
+        with descriptors_left(0):
+            f.rest()
+            f.turn(20)
+        assert f.count("clients") == 50
+        assert f.counts() == {}
+        f.moved(heir, 50)
+        assert f.ask(clients[0], b"\r\n\r\n").endswith(b"ok")
+
+
+@contextlib.contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize(

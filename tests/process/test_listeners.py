@@ -64,18 +64,17 @@ def test_connections_spread_over_the_slots_and_their_number_is_known() -> None:
     listener.close()
 
 
-def test_stopped_handshakes_keep_the_queue_and_let_nobody_in() -> None:
+def test_a_listener_that_closes_keeps_its_queue_and_refuses_who_comes() -> None:
     port = free_port()
     listener = open_listener("web", f"127.0.0.1:{port}", 2)
     waiting = [connect(port) for _ in range(8)]
-    listener.stop_handshakes()
-    with socket.socket() as late:
-        late.setblocking(False)
-        late.connect_ex(("127.0.0.1", port))
-        assert listener.queued() == 8
-        for client in waiting:
-            client.sendall(b"x")  # an established connection is not touched by the filter
-        assert accept_all(listener.descriptors) == 8
+    assert listener.turn_away(0)
+    with pytest.raises(ConnectionRefusedError):
+        connect(port)
+    assert listener.queued() == 8
+    for client in waiting:
+        client.sendall(b"x")  # an established connection is not touched
+    assert accept_all(listener.descriptors) == 8
     listener.close()
     with pytest.raises(ConnectionRefusedError):
         connect(port)
@@ -135,7 +134,7 @@ def test_a_renamed_listener_keeps_its_sockets() -> None:
     port = free_port()
     old = open_listener("web", f"127.0.0.1:{port}", 3)
     waiting = [connect(port) for _ in range(9)]
-    new = old.bequeath("www", 0)
+    new = old.bequeath("www", old.address, 0)
     old.close()
     assert new.queued() == 9
     assert accept_all(new.descriptors) == 9

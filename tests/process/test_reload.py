@@ -69,8 +69,7 @@ def test_a_listener_is_removed_without_losing_who_waits_in_its_queue(
         balancer.signal(signal.SIGHUP)
         os.kill(pid, signal.SIGCONT)
         assert [client.response().status for client in clients] == [200] * 30
-        balancer.logged("msg=reloaded")
-        assert "connections_lost=0" in balancer.log()
+        balancer.logged("connections_lost=0")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", other), timeout=5)
         assert kept.ask(REQUEST).status == 200
@@ -84,7 +83,7 @@ def test_a_listener_moves_to_another_address(start: Start, port: int, origin: Sc
     balancer.write(tree({"web": f"127.0.0.1:{other}"}, origin.address))
     assert balancer.reload()[0] == 200
     assert serves(other)
-    assert not serves(port)
+    until(lambda: not serves(port), "the end of the old address")
     balancer.until_slots([12, 12])
 
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bascule.process.slots import SLOTS_DEFAULT, assign, slot_count
+from bascule.process.slots import SLOTS_DEFAULT, SLOTS_MAX, assign, hold, slot_count
 
 OWNERS = st.lists(st.one_of(st.none(), st.integers(0, 9)), min_size=1, max_size=64)
 WORKERS = st.lists(st.integers(0, 9), min_size=1, max_size=10, unique=True)
@@ -40,3 +40,16 @@ def test_without_workers_the_slots_wait() -> None:
 def test_slots_are_never_fewer_than_workers() -> None:
     assert slot_count(2) == SLOTS_DEFAULT
     assert slot_count(40) == 40
+    assert slot_count(6, 4) == 6
+    assert slot_count(2, 4) == 4
+    assert slot_count(2000) == SLOTS_MAX
+
+
+@given(OWNERS, WORKERS)
+def test_slots_that_leave_stay_with_who_has_them_and_are_never_without_a_holder(
+    owners: list[int | None], workers: list[int]
+) -> None:
+    result = hold(owners, workers)
+    assert len(result) == len(owners)
+    for before, after in zip(owners, result, strict=True):
+        assert after == before if before in workers else after in workers

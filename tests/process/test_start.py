@@ -89,7 +89,7 @@ def test_a_proxy_leaves_nothing_behind(tmp_path: Path) -> None:
 DEAR = ("typing", "re", "enum", "dataclasses", "collections", "asyncio", "msgspec", "httptools", "uvloop")
 """Each costs a process 3 to 65 ms of CPU to import."""
 
-KEEPER = "import bascule.__main__, bascule.process.keeper"
+KEEPER = "import bascule.__main__, bascule.process.entry"
 WORKER = """
 import bascule.process.worker
 from bascule.engine.engine import Engine

@@ -13,6 +13,7 @@ from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
 
 from bascule.change.editing cimport Editing
 from bascule.change.encode cimport Encoder
+from bascule.change.sources cimport load_sources, pack_sources
 from bascule.change.state cimport RECORD_PARTS, SOURCE_REJECTED, FrontendSource, State
 from bascule.change.tables cimport table_at
 from bascule.routing.clauses cimport Clauses
@@ -22,14 +23,14 @@ from bascule.routing.ranking cimport Ranking
 from bascule.routing.trie cimport RouteTableSections, build_routes
 from bascule.routing.verify cimport routes_locate
 from bascule.routing.view cimport RouteView
-from bascule.shared.seal cimport Part, SealedImage, pack_image, seal_image
+from bascule.shared.seal cimport Part, SealedImage, adopt_image, pack_image, seal_image
 from bascule.shared.snapshot cimport (
     FRONTEND_WAITING, IMAGE_RECORDS, IMAGE_ROUTES, IMAGE_WHOLE, NO_INDEX, SERVER_NAMED, FrontendRecord, ImageHeader, ServerRecord,
 )
 
 import os
 
-from bascule.change.compiled import CompiledSnapshot
+from bascule.change.compiled import CompiledSnapshot, KeptImages
 
 cdef enum:
     PARTS_MAX = 24
@@ -208,6 +209,33 @@ cdef class SnapshotCompiler:
             servers=state.live_servers,
             frontends=state.live_frontends,
         )
+
+    # ---- kept, and gone on from
+
+    @property
+    def clean(self):
+        return self.state is not None and self.editing is None and not any(self.orphans.values())
+
+    def keep(self):
+        if not self.clean:
+            return None
+        return KeptImages(self.records.duplicate(), self.base.duplicate(), pack_sources(self.state, self.ranking, self.base_bound),
+                          dict(self.addresses))
+
+    def restore(self, kept):
+        cdef State state = State()
+        cdef Ranking ranking = Ranking()
+        self.state = None
+        self.editing = None
+        self.base_view = None
+        self.orphans = {}
+        self.addresses = dict(kept.addresses)
+        self.records = adopt_image(os.dup(kept.records))
+        self.base = adopt_image(os.dup(kept.base))
+        self.base_bound = load_sources(kept.sources, state, ranking)
+        self.ranking = ranking
+        self.state = state
+        return self.result(state, self.records.revision, True, (), (), (), (), ())
 
     # ---- edits
 

@@ -28,6 +28,8 @@ cdef class Ranking:
     cdef uint64_t count
 
     cdef int fill(self, const Clause* clauses, const uint32_t* ranks, uint64_t count) except -1 nogil
+    # As another Ranking was: both arrays are copied.
+    cdef int load(self, const RankRun* runs, uint64_t run_count, const uint32_t* frontends, uint64_t count) except -1
 
 
 cdef inline int differ(uint64_t a, uint64_t b) noexcept nogil:

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 
 from bascule.routing.clauses cimport Clause
 from bascule.routing.intern cimport grow
@@ -31,4 +32,16 @@ cdef class Ranking:
             self.runs[self.run_count].key = key
             self.runs[self.run_count].first = <uint32_t>rank
             self.run_count += 1
+        return 0
+
+    cdef int load(self, const RankRun* runs, uint64_t run_count, const uint32_t* frontends, uint64_t count) except -1:
+        self.frontends = <uint32_t*>malloc((count + 1) * sizeof(uint32_t))
+        if self.frontends == NULL:
+            raise MemoryError
+        memcpy(self.frontends, frontends, count * sizeof(uint32_t))
+        self.count = count
+        if run_count:
+            grow(<void**>&self.runs, &self.run_capacity, run_count, sizeof(RankRun))
+            memcpy(self.runs, runs, run_count * sizeof(RankRun))
+        self.run_count = run_count
         return 0

@@ -21,5 +21,8 @@ cdef class SealedImage:
 cdef SealedImage seal_image(ImageHeader* header, const Part* parts, uint32_t count)
 cdef bytes pack_image(ImageHeader* header, const Part* parts, uint32_t count)   # the same, in memory
 
+# The image in a sealed memfd that somebody else has made: takes the descriptor over. What it says is not looked at.
+cdef SealedImage adopt_image(int fd)
+
 # Of an image whose header is `header` and whose `size` bytes after it are `body`.
 cdef uint32_t image_checksum(const ImageHeader* header, const uint8_t* body, uint64_t size) noexcept nogil

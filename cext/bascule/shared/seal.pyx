@@ -20,6 +20,9 @@ cdef extern from "<sys/uio.h>" nogil:
         size_t iov_len
     ssize_t writev(int fd, const iovec* vectors, int count)
 
+cdef extern from "<unistd.h>" nogil:
+    ssize_t pread(int fd, void* data, size_t size, long offset)
+
 cdef extern from *:
     """
     #define IMAGE_MAGIC "BSCLSNAP"
@@ -187,6 +190,18 @@ cdef SealedImage seal_image(ImageHeader* header, const Part* parts, uint32_t cou
     if result != 0:
         raise OSError(errno, os.strerror(errno), "the memfd of a snapshot")
     fcntl.fcntl(image.fd, fcntl.F_ADD_SEALS, SEALS)
+    image.size = header.size
+    image.revision = header.revision
+    image.checksum = header.checksum
+    return image
+
+
+cdef SealedImage adopt_image(int fd):
+    cdef SealedImage image = SealedImage.__new__(SealedImage)
+    cdef ImageHeader header
+    image.fd = fd
+    if not is_sealed(fd) or pread(fd, &header, sizeof(header), 0) != sizeof(header):
+        raise ValueError("the descriptor holds no sealed image")
     image.size = header.size
     image.revision = header.revision
     image.checksum = header.checksum

@@ -245,7 +245,7 @@ def _program() -> Iterator[Endpoint]:
         path="/v1/events",
         handler=events.follow,
         role=READ,
-        summary="Follow what happens: change, applied, quarantined, held, frozen, unfrozen, store, worker, upgrade.",
+        summary="Follow what happens: change, applied, quarantined, held, frozen, unfrozen, store, worker, upgrade, closed (a listener).",
         content_type="text/event-stream",
     )
     yield Endpoint(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
-from bascule.change.compiled import CompiledSnapshot
+from bascule.change.compiled import CompiledSnapshot, KeptImages
 from bascule.change.edits import Edit
 from bascule.model.tree import Tree
 
@@ -67,6 +67,18 @@ class SnapshotCompiler:
 
         The GIL is released again and again, so a thread may do it while others go on with other things.
         """
+
+    @property
+    def clean(self) -> bool:
+        """Whether the images say everything: no edit has come since the last full compilation."""
+
+    def keep(self) -> KeptImages | None:
+        """Return what another compiler can `restore`; the caller closes it. None when it is not `clean`: `fold` first."""
+
+    def restore(self, kept: KeptImages) -> CompiledSnapshot:
+        """Go on where another compiler of the same build was when it gave `kept`, which stays the caller's. Nothing is
+        compiled: the images are those. `waiting`, `unresolved` and the like are empty, and so is the count of
+        listeners. ValueError when the parts do not fit their own sizes."""
 
     @property
     def fold_due(self) -> bool:

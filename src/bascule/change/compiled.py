@@ -40,6 +40,27 @@ class RejectedEdit:
         self.remedy = remedy
 
 
+class KeptImages:
+    """What a compiler goes on from without compiling: two descriptors of sealed memfds, the holder's until `close`, the
+    routes' texts and places as the compiler packs them, and the addresses that the records were compiled with."""
+
+    __slots__ = ("addresses", "base", "records", "sources")
+
+    def __init__(self, records: int, base: int, sources: bytes | memoryview, addresses: dict[str, bytes]) -> None:
+        """See the class."""
+        self.records = records
+        self.base = base
+        self.sources = sources
+        self.addresses = addresses
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        import os
+
+        os.close(self.records)
+        os.close(self.base)
+
+
 class CompiledSnapshot:
     """One compiled revision. Holds no part of the tree: keep the images only until they are published.
 

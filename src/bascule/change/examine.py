@@ -173,11 +173,12 @@ def tree_of(records: Iterable[tuple[str, Record]], *, stand_ins: bool = True) ->
         elif isinstance(record, Settings):
             settings = record
     for parsed, record in below:
-        _place_below(tree, parsed, record, stand_ins)
+        place_below(tree, parsed, record, stand_ins=stand_ins)
     return tree if settings is None else msgspec.structs.replace(tree, settings=settings)
 
 
-def _place_below(tree: Tree, parsed: ObjectKey, record: Record, stand_ins: bool) -> None:
+def place_below(tree: Tree, parsed: ObjectKey, record: Record, *, stand_ins: bool) -> None:
+    """Put a server into its backend, a middleware into its frontend; see `tree_of`."""
     if parsed.kind == "server":
         backend = tree.backends.get(parsed.owner)
         if backend is None and stand_ins:

@@ -3,8 +3,8 @@
 What came into force is told by `note`, which costs a dictionary entry; a thread writes it down, after half a second of quiet
 or three seconds at the latest. A small change is a frame in the journal of the newest generation; a new generation is
 begun when the journal has grown, or from time to time, so that there are three of them, and it is made from the files
-alone: nothing is kept in memory. A disk that is full or read-only is a warning in the status and is tried again; traffic and
-changes go on.
+alone: nothing is kept in memory. Of a large configuration the compiled images are kept beside it (change/images_file.py).
+A disk that is full or read-only is a warning in the status and is tried again; traffic and changes go on.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ from typing import Final
 
 import msgspec
 
+from bascule.change.compiled import KeptImages
 from bascule.change.holds import GateState
+from bascule.change.images_file import About, Position, read_images, write_images
 from bascule.change.last_good_file import (
     DamagedError,
+    Frame,
     Journal,
+    base_sha256,
     frame_of,
     read_base,
     read_journal,
@@ -41,6 +45,11 @@ RETRY_S: Final = (1.0, 60.0)
 NEW_GENERATION_S: Final = 600.0
 JOURNAL_BYTES_MIN: Final = 1 << 20
 """A journal larger than this and than half its base begins a new generation."""
+IMAGES_FROM: Final = 20_000
+"""Entries from which on compiled images are worth their disk (130 bytes an entry): below, compiling takes less than 50 ms."""
+IMAGES_BEHIND_MAX: Final = 2_000
+"""Objects written to the journal after the images, before newer ones are wanted: a start edits them in, 50 us each."""
+IMAGES_PAUSE_S: Final = 60.0
 GATES_FILE: Final = "gates"
 _NAME: Final = re.compile(r"last-good\.([0-9]{1,18})(\.journal)?").fullmatch
 Warn = Callable[[str], None]
@@ -59,6 +68,23 @@ class Status(msgspec.Struct, frozen=True):
     """Objects noted and not yet written."""
     error: str = ""
     """Why the last attempt failed, with what to do; empty when it did not."""
+
+
+class Images(msgspec.Struct, gc=False):
+    """Compiled images of the last good configuration, and what came after them."""
+
+    kept: KeptImages
+    about: About
+    tail: list[Frame]
+
+
+class _Taken(msgspec.Struct, gc=False):
+    """What the writer's thread has taken to write."""
+
+    changes: dict[str, Entry | None]
+    position: tuple[str, int]
+    gates: GateState | None = None
+    images: tuple[KeptImages, About] | None = None
 
 
 class LastGood:
@@ -80,7 +106,13 @@ class LastGood:
         self._thread: threading.Thread | None = None
         self._journal: Journal | None = None
         self._base_bytes = 0
+        self._base_sha256 = ""
         self._base_at_s = 0.0
+        self._imaged: _Taken | None = None
+        """Images that have not been written, with what was pending when they were noted."""
+        self._behind = -1
+        """Objects in the journal after the images on disk; negative: there are none that fit."""
+        self._asked_s = float("-inf")
 
     # ---- reading
 
@@ -91,6 +123,41 @@ class LastGood:
             if reading is not None:
                 return reading
         return None
+
+    def load_images(self) -> Images | None:
+        """Return the images that go with what `load` returns, and the changes after them; the caller closes them. None when there
+        are none, or none that fit; warns about damage."""
+        number = max(self._numbers(), default=0)
+        path = self._path(f"last-good.{number}")
+        try:
+            found = read_images(f"{path}.images")
+            if found is None:
+                return None
+            position, about, kept = found
+            try:
+                tail = self._tail(path, position)
+            except BaseException:
+                kept.close()
+                raise
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, DamagedError) as error:
+            self._warn(f"{path}.images is not used: {error}")
+            return None
+        return Images(kept, about, tail)
+
+    def _tail(self, path: str, position: Position) -> list[Frame]:
+        """Return the frames after a position; DamagedError when the files are not those that it is of."""
+        if base_sha256(path) != position.base_sha256:
+            raise DamagedError("it is of another base")
+        _, frames = read_journal(f"{path}.journal", position.journal_bytes, position.journal_crc)
+        tail = []
+        try:
+            for frame in frames:
+                tail.append(frame)  # noqa: PERF402 - the iterator may raise half-way
+        except DamagedError:
+            pass  # `load` ends there too, and says so
+        return tail
 
     def load_gates(self) -> GateState:
         """Return what the gates of the predecessor held; an empty state when there is none or it is damaged."""
@@ -158,10 +225,35 @@ class LastGood:
             self._gates = state
             self._wake()
 
+    def images_fit(self, behind: int) -> None:
+        """Say that the images on disk have been found to fit, with so many objects after them."""
+        with self._condition:
+            self._behind = behind
+
+    def images_wanted(self, objects: int) -> bool:
+        """Tell whether `note_images` is worth while for so many entries."""
+        with self._condition:
+            wanted = not 0 <= self._behind <= IMAGES_BEHIND_MAX and self._imaged is None and not self._status.error
+            return objects >= IMAGES_FROM and wanted and time.monotonic() - self._asked_s > IMAGES_PAUSE_S
+
+    def note_images(self, kept: KeptImages, about: About) -> None:
+        """Everything that has been noted, and nothing else, is what these images say. Closes them when they are written."""
+        now_s = time.monotonic()
+        with self._condition:
+            if self._imaged is not None:
+                assert self._imaged.images is not None
+                self._imaged.images[0].close()
+                self._pending = {**self._imaged.changes, **self._pending}
+            self._imaged = _Taken(self._pending, self._position, None, (kept, about))
+            self._pending = {}
+            self._first_s = self._first_s or now_s
+            self._last_s = self._asked_s = now_s
+            self._wake()
+
     def status(self) -> Status:
         """Return how writing is going."""
         with self._condition:
-            return msgspec.structs.replace(self._status, pending=len(self._pending))
+            return msgspec.structs.replace(self._status, pending=self._pending_count())
 
     def flush(self, timeout_s: float = 10.0) -> bool:
         """Write what is noted now; False when that was not done in time. Blocks: not for the loop's thread."""
@@ -170,8 +262,11 @@ class LastGood:
             self._wake()
             return self._condition.wait_for(self._all_written, timeout_s)
 
+    def _pending_count(self) -> int:
+        return len(self._pending) + (len(self._imaged.changes) if self._imaged is not None else 0)
+
     def _all_written(self) -> bool:
-        return not self._pending and self._gates is None and not self._busy
+        return not self._pending and self._imaged is None and self._gates is None and not self._busy
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Write what is noted and end the thread."""
@@ -197,50 +292,68 @@ class LastGood:
             if taken is None:
                 break
             try:
-                self._write(*taken)
+                self._write(taken)
                 pause_s = 0.0
             except OSError as error:
-                self._failed(error, *taken)
+                self._failed(error, taken)
                 pause_s = min(max(RETRY_S[0], pause_s * 2), RETRY_S[1])
                 if self._ending:
                     break
+            finally:
+                if taken.images is not None:
+                    taken.images[0].close()
         self._end_journal()
 
-    def _take(self, pause_s: float) -> tuple[dict[str, Entry | None], tuple[str, int], GateState | None] | None:
+    def _take(self, pause_s: float) -> _Taken | None:
         """Wait until something is due and take it; None at the end. `pause_s` is the wait after a failure."""
         condition = self._condition
         with condition:
             if pause_s:
                 condition.wait_for(lambda: self._ending or self._flush, pause_s)
             while not (self._gates or self._due_s() <= 0):
-                if self._ending and not self._pending:
+                if self._ending and not self._pending and self._imaged is None:
                     return None
-                condition.wait(self._due_s() if self._pending else None)
+                condition.wait(self._due_s() if self._pending or self._imaged is not None else None)
             # Gates alone are written at once, objects when they are due.
-            changes = self._pending if self._due_s() <= 0 else {}
-            gates, self._gates = self._gates, None
-            if changes:
-                self._pending, self._first_s, self._flush = {}, 0.0, False
+            taken = _Taken({}, self._position)
+            if self._due_s() <= 0:
+                if self._imaged is not None:  # what came after the images waits for the next turn
+                    taken, self._imaged = self._imaged, None
+                else:
+                    taken.changes, self._pending = self._pending, {}
+                if not self._pending:
+                    self._first_s, self._flush = 0.0, False
+            taken.gates, self._gates = self._gates, None
             self._busy = True
-            return changes, self._position, gates
+            return taken
 
     def _due_s(self) -> float:
-        if not self._pending:
+        if not self._pending and self._imaged is None:
             return float("inf")
         if self._ending or self._flush:
             return 0.0
         return min(self._last_s + self._quiet_s, self._first_s + self._longest_s) - time.monotonic()
 
-    def _write(self, changes: dict[str, Entry | None], position: tuple[str, int], gates: GateState | None) -> None:
+    def _write(self, taken: _Taken) -> None:
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
-        if gates is not None:
-            text = msgspec.json.encode(gates)
+        if taken.gates is not None:
+            text = msgspec.json.encode(taken.gates)
             replace_file(self._path(GATES_FILE), b"%08x\n" % zlib.crc32(text) + text)
-        if changes:
-            self._write_objects(changes, position)
+        if taken.changes or (taken.images is not None and self._journal is None):
+            self._write_objects(taken.changes, taken.position)
+            taken.changes = {}  # a failure from here on is of the images alone
+        if taken.images is not None:
+            self._write_images(*taken.images)
         with self._condition:
             self._busy = False
             self._condition.notify_all()
+
+    def _write_images(self, kept: KeptImages, about: About) -> None:
+        assert self._journal is not None
+        path = self._path(f"last-good.{self._status.generation}")
+        position = Position(self._base_sha256, self._journal.size_bytes, self._journal.crc)
+        write_images(f"{path}.images", kept, about, position)
+        self._behind = 0
 
     def _write_objects(self, changes: dict[str, Entry | None], position: tuple[str, int]) -> None:
         journal = self._journal
@@ -251,6 +364,7 @@ class LastGood:
         else:
             journal.append(frame_of(*position, changes))
             number = self._status.generation
+            self._behind += len(changes) if self._behind >= 0 else 0
         with self._condition:
             self._status = Status(number, position[1], time.time(), 0)
 
@@ -266,12 +380,14 @@ class LastGood:
                 entries[key] = entry
         number = max(numbers, default=0) + 1
         path = self._path(f"last-good.{number}")
-        self._base_bytes = write_base(path, Reading(*position, entries))
+        self._base_bytes, self._base_sha256 = write_base(path, Reading(*position, entries))
+        self._behind = -1
         self._base_at_s = time.monotonic()
         self._end_journal()
         self._journal = Journal(f"{path}.journal", position[1])
-        for old in sorted(numbers)[: 1 - GENERATIONS]:
-            for ending in ("", ".journal"):
+        for old in numbers:
+            gone = old in sorted(numbers)[: 1 - GENERATIONS]
+            for ending in ("", ".journal", ".images") if gone else (".images",):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._path(f"last-good.{old}{ending}"))
         return number
@@ -281,16 +397,22 @@ class LastGood:
             self._journal.close()
             self._journal = None
 
-    def _failed(self, error: OSError, changes: dict[str, Entry | None], _: object, gates: GateState | None) -> None:
+    def _failed(self, error: OSError, taken: _Taken) -> None:
         text = (
             f"the last good configuration cannot be written to {self._directory}: {error.strerror or error}; traffic and "
             "changes go on, but a start without the store would find an older one; make room or give another --state"
         )
         with self._condition:
             self._busy = False
-            self._pending = {**changes, **self._pending}
-            self._gates = self._gates or gates
-            self._first_s = self._first_s or time.monotonic()
+            if self._imaged is not None:  # what failed is older than what they go with
+                assert self._imaged.images is not None
+                self._imaged.images[0].close()
+                self._pending = {**self._imaged.changes, **self._pending}
+                self._imaged = None
+            self._pending = {**taken.changes, **self._pending}
+            self._gates = self._gates or taken.gates
+            if self._pending:
+                self._first_s = self._first_s or time.monotonic()
             known, self._status = self._status.error, msgspec.structs.replace(self._status, error=text)
         if known != text:
             self._warn(text)

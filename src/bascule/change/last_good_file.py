@@ -70,18 +70,33 @@ _decode_frame: Final = msgspec.msgpack.Decoder(Frame).decode
 _decode_head: Final = msgspec.json.Decoder(Head).decode
 
 
-def write_base(path: str, reading: Reading) -> int:
-    """Write a base and rename it into place, durably; return its size in bytes. OSError leaves nothing behind."""
+def write_base(path: str, reading: Reading) -> tuple[int, str]:
+    """Write a base and rename it into place, durably; return its size in bytes and checksum. OSError leaves nothing
+    behind."""
     body = _deflated(reading.entries)
     head = msgspec.json.encode(Head(reading.identity, reading.revision, len(reading.entries), time.time()))
     digest = hashlib.sha256(head + body).digest()
     data = _BASE_HEADER.pack(_BASE_MAGIC, _VERSION, len(head), len(body), digest) + head + body
     replace_file(path, data)
-    return len(data)
+    return len(data), digest.hex()
 
 
 def read_base(path: str) -> tuple[Head, dict[str, Entry]]:
     """Read a base; DamagedError, or OSError when there is none."""
+    _, head, body = _base_parts(path)
+    try:
+        return _decode_head(head), _inflated(body)
+    except (msgspec.MsgspecError, zlib.error, struct.error, ValueError) as error:
+        raise DamagedError(f"it does not decode: {error}") from None
+
+
+def base_sha256(path: str) -> str:
+    """Return the checksum of a base, which has it; DamagedError, or OSError when there is none."""
+    return _base_parts(path)[0].hex()
+
+
+def _base_parts(path: str) -> tuple[bytes, bytes, memoryview]:
+    """Return checksum, header record and body of an intact base."""
     with open(path, "rb") as file:
         data = file.read()
     if len(data) < _BASE_HEADER.size:
@@ -96,11 +111,7 @@ def read_base(path: str) -> tuple[Head, dict[str, Entry]]:
     if hashlib.sha256(memoryview(data)[_BASE_HEADER.size :]).digest() != digest:
         raise DamagedError("its checksum is wrong")
     start = _BASE_HEADER.size + head_size
-    try:
-        head = _decode_head(data[_BASE_HEADER.size : start])
-        return head, _inflated(memoryview(data)[start:])
-    except (msgspec.MsgspecError, zlib.error, struct.error, ValueError) as error:
-        raise DamagedError(f"it does not decode: {error}") from None
+    return digest, data[_BASE_HEADER.size : start], memoryview(data)[start:]
 
 
 class Journal:
@@ -110,6 +121,8 @@ class Journal:
         """Begin a new journal; OSError."""
         header = _JOURNAL_HEADER.pack(_JOURNAL_MAGIC, _VERSION, base_revision, 0)[:-4]
         self.size_bytes = _JOURNAL_HEADER.size
+        self.crc = 0
+        """CRC-32 of all frames."""
         self._file = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         _write_all(self._file, header + struct.pack("<I", zlib.crc32(header)), 0)
         os.fdatasync(self._file)
@@ -127,15 +140,19 @@ class Journal:
                 os.ftruncate(self._file, self.size_bytes)
             raise
         self.size_bytes += len(data)
+        self.crc = zlib.crc32(data, self.crc)
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
 
 
-def read_journal(path: str) -> tuple[int, Iterator[Frame]]:
+def read_journal(path: str, after: int = 0, crc: int = 0) -> tuple[int, Iterator[Frame]]:
     """Return the revision of the base that a journal belongs to, and its frames; the iterator raises DamagedError where
-    the journal is damaged. OSError when there is none."""
+    the journal is damaged. OSError when there is none.
+
+    `after` leaves out the frames in the first so many bytes; DamagedError when those do not have this `crc`.
+    """
     with open(path, "rb") as file:
         data = file.read()
     if len(data) < _JOURNAL_HEADER.size:
@@ -144,11 +161,13 @@ def read_journal(path: str) -> tuple[int, Iterator[Frame]]:
     intact = zlib.crc32(data[: _JOURNAL_HEADER.size - 4]) == checksum
     if magic != _JOURNAL_MAGIC or version != _VERSION or not intact:
         raise DamagedError("its header is damaged")
-    return revision, _frames(memoryview(data))
+    place = max(after, _JOURNAL_HEADER.size)
+    if after and (len(data) < after or zlib.crc32(memoryview(data)[_JOURNAL_HEADER.size : after]) != crc):
+        raise DamagedError("it is not the one that was written")
+    return revision, _frames(memoryview(data), place)
 
 
-def _frames(data: memoryview) -> Iterator[Frame]:
-    place = _JOURNAL_HEADER.size
+def _frames(data: memoryview, place: int) -> Iterator[Frame]:
     while place < len(data):
         if place + _FRAME.size > len(data):
             raise DamagedError(f"it is cut off at byte {place}")

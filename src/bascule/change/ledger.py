@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from bascule.change.digest import Digest
+from bascule.change.packed import Packed
 from bascule.store.interface import Entry
 
 _SMALL: Final = ("listeners", "hosts")
@@ -16,8 +17,7 @@ class Ledger:
 
     def __init__(self) -> None:
         """See the class."""
-        self._entries: dict[str, Entry] = {}
-        self._below: dict[str, str | set[str]] = {}
+        self._entries = Packed()
         self.digest = Digest()
         """Of all keys and values."""
         self._top: dict[str, set[str]] = {collection: set() for collection in _SMALL}
@@ -37,63 +37,42 @@ class Ledger:
 
     def value(self, key: str) -> bytes | None:
         """Return the value of a key, None when there is none."""
-        entry = self._entries.get(key)
-        return None if entry is None else entry.value
+        return self._entries.value(key)
+
+    def holds(self, key: str, value: bytes) -> bool:
+        """Tell whether this is the value of a key."""
+        return self._entries.holds(key, value)
 
     def put(self, entry: Entry) -> None:
         """Set an entry."""
         key = entry.key
-        known = self._entries.get(key)
-        self.digest.change(key, None if known is None else known.value, entry.value)
-        if known is None:
-            owner = owner_of(key)
-            if not owner:
-                self._in_top(key).add(key)
-            else:
-                below = self._below.get(owner)
-                if below is None:
-                    self._below[owner] = key
-                elif isinstance(below, str):
-                    self._below[owner] = {below, key}
-                else:
-                    below.add(key)
-        self._entries[key] = entry
+        self.digest.change(key, self._entries.value(key), entry.value)
+        owner = owner_of(key)
+        self._entries.put(key, entry.value, entry.created, entry.modified, entry.lease, len(owner.encode()))
+        self._in_top(key).add(key)
 
-    def fill(self, entries: Mapping[str, Entry], below: dict[str, str | set[str]]) -> None:
-        """Fill an empty ledger; `below` becomes its own: owner's key to the key below it, or a set of several."""
-        self._entries = dict(entries)
-        self._below = below
-        self.digest = Digest((key, entry.value) for key, entry in entries.items())
+    def fill(self, entries: Mapping[str, Entry]) -> None:
+        """Fill an empty ledger."""
+        self.digest.value = self._entries.fill(entries.values())
         for key in entries:
-            if key.startswith(("listeners/", "hosts/")):
+            if key.startswith(_SMALL):
                 self._in_top(key).add(key)
 
     def remove(self, key: str) -> None:
         """Forget a key; one that is not there is no error."""
-        gone = self._entries.pop(key, None)
-        if gone is None:
-            return
-        self.digest.change(key, gone.value, None)
-        owner = owner_of(key)
-        if not owner:
+        gone = self._entries.value(key)
+        if gone is not None:
+            self.digest.change(key, gone, None)
+            self._entries.remove(key)
             self._in_top(key).discard(key)
-        known = self._below.get(owner) if owner else None
-        if isinstance(known, set) and len(known) > 1:
-            known.discard(key)
-        elif known is not None:
-            del self._below[owner]
 
     def below(self, owner: str) -> list[str]:
         """Return the keys directly below a backend's or frontend's key, sorted."""
-        known = self._below.get(owner)
-        if known is None:
-            return []
-        return [known] if isinstance(known, str) else sorted(known)
+        return sorted(self._entries.members(owner))
 
     def count_below(self, owner: str) -> int:
         """Return the length of `below`, without making it."""
-        known = self._below.get(owner)
-        return 0 if known is None else 1 if isinstance(known, str) else len(known)
+        return self._entries.count_members(owner)
 
     def top(self, collection: str) -> list[str]:
         """Return the keys directly in a small collection (listeners, hosts), sorted."""
@@ -101,15 +80,18 @@ class Ledger:
 
     def _in_top(self, key: str) -> set[str]:
         collection, _, name = key.partition("/")
-        return self._top[collection] if name and collection in self._top else set()
+        return self._top[collection] if name and collection in self._top and "/" not in name else set()
 
     def keys(self) -> Collection[str]:
         """Return all keys."""
-        return self._entries.keys()
+        return list(self._entries)
 
     def items(self) -> Iterable[tuple[str, Entry]]:
         """Return all keys and entries, in the order in which they came."""
-        return self._entries.items()
+        for key in self._entries:
+            entry = self._entries.get(key)
+            assert entry is not None
+            yield key, entry
 
 
 def owner_of(key: str) -> str:

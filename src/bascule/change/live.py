@@ -63,7 +63,9 @@ class Applied(msgspec.Struct, frozen=True):
 class Notice(msgspec.Struct, frozen=True):
     """One thing that happened, for the event stream."""
 
-    type: Literal["change", "applied", "quarantined", "held", "frozen", "unfrozen", "store", "worker", "upgrade"]
+    type: Literal[
+        "change", "applied", "quarantined", "held", "frozen", "unfrozen", "store", "worker", "upgrade", "closed"
+    ]
     revision: int
     at_s: float
     data: Mapping[str, Any]

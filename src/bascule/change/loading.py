@@ -1,123 +1,187 @@
-"""The first filling of the object table, where everything that is stored is in order: at a start, in one go.
+"""The first filling of the object table: what is plainly in order is taken in one go.
 
-Judging objects one after another costs 23 us each; a start with 300,000 of them has a second or three. So everything is decoded and
-validated together, and only when anything at all is not plain (a value that is refused, an object that waits for another) is
-all of it left to the table's usual way.
+Judging objects one after another costs 23 us each; a start with 300,000 of them has a second. So everything is decoded and
+validated together. What is doubtful (a value that is refused, an object that waits for another) is left out with what depends on
+it, and that alone goes the table's usual way:
+
+    a value that does not decode, a key that no object has     itself
+    a backend or a frontend that is refused                    itself, what is below it, and the frontends that lead to it
+    a listener                                                 all listeners: they share the addresses
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 
+from bascule.change.examine import place_below
 from bascule.change.validate import validate
 from bascule.model import limits
-from bascule.model.keys import CHILDREN, KINDS, SETTINGS, record_type
+from bascule.model.keys import CHILDREN, KINDS, SETTINGS, ObjectKey, record_type
+from bascule.model.problems import Path
 from bascule.model.tree import Settings, Tree
 from bascule.store.interface import Entry
 
-_DECODE: Final[dict[str, Callable[[bytes], Any]]] = {
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from bascule.change.edits import Edit
+
+Decode = Callable[[bytes], Any]
+_DECODE: Final[dict[str, Decode]] = {
     kind: msgspec.json.Decoder(record_type(kind)).decode
     for kind in (SETTINGS, *KINDS.values(), *(kind for _, kind in CHILDREN.values()))
 }
+_REFUSED: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
 class Loaded:
-    """Everything in force, and the indices of it."""
+    """What is plainly in order."""
 
-    __slots__ = ("below", "counts", "tree", "users")
+    __slots__ = ("counts", "doubtful", "tree")
 
     def __init__(self, tree: Tree) -> None:
+        """See the class."""
         self.tree = tree
-        self.below: dict[str, str | set[str]] = {}
-        """Owner's key to the keys directly below it: a set when there are several."""
-        self.users: dict[str, str | set[str]] = {}
-        """Backend id to the keys of the frontends that lead to it: a set when there are several."""
         self.counts: Counter[str] = Counter()
+        """Objects by kind."""
+        self.doubtful: set[str] = set()
+        """Keys that are in nothing of the above."""
 
 
-class _NotPlainError(Exception):
-    """Something needs a closer look."""
-
-
-def load_plain(entries: Mapping[str, Entry], settings: Settings) -> Loaded | None:
-    """Return everything decoded, None unless all of it is in order. `settings` hold when none are stored."""
+def load(entries: Mapping[str, Entry], settings: Settings) -> Loaded | None:
+    """Return everything that is in order, None when nothing can be said of anything. `settings` hold when none are stored."""
     try:
-        return _load(entries, settings)
-    except (_NotPlainError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        loaded = _decoded(entries, settings)
+        blamed = {_blamed(problem.path, entries) for problem in validate(loaded.tree) if not problem.warning}
+    except _REFUSED:
         return None
-
-
-def _load(entries: Mapping[str, Entry], settings: Settings) -> Loaded:
-    tops: dict[str, list[str]] = {collection: [] for collection in KINDS}
-    children: dict[str, list[tuple[str, str, str]]] = {collection: [] for collection in CHILDREN}
-    for key, entry in entries.items():
-        if len(entry.value) > limits.VALUE_BYTES_MAX or len(key) > limits.KEY_BYTES_MAX:
-            raise _NotPlainError
-        parts = key.split("/")
-        if len(parts) == 2 and parts[0] in tops:
-            tops[parts[0]].append(parts[1])
-        elif len(parts) == 4 and parts[0] in children and parts[2] == CHILDREN[parts[0]][0]:
-            children[parts[0]].append((parts[1], parts[3], key))
-        elif key != SETTINGS:
-            raise _NotPlainError
-    if SETTINGS in entries:
-        settings = _DECODE[SETTINGS](entries[SETTINGS].value)
-    decoded: dict[str, Any] = {collection: _decoded(entries, collection, ids) for collection, ids in tops.items()}
-    loaded = Loaded(Tree(**decoded, settings=settings))
-    for collection, found in children.items():
-        _place(entries, loaded, collection, decoded[collection], found)
-    if any(not problem.warning for problem in validate(loaded.tree)):
-        raise _NotPlainError
-    _index(loaded)
-    loaded.counts[SETTINGS] = int(SETTINGS in entries)
-    loaded.counts.update({KINDS[collection]: len(ids) for collection, ids in tops.items()})
-    loaded.counts.update({CHILDREN[collection][1]: len(found) for collection, found in children.items()})
+    if "" in blamed:
+        return None
+    loaded.doubtful |= blamed
+    if loaded.doubtful:
+        _leave_out(loaded, settings)
+    _count(loaded, entries)
     return loaded
 
 
-def _decoded(entries: Mapping[str, Entry], collection: str, ids: list[str]) -> dict[str, Any]:
-    decode = _DECODE[KINDS[collection]]
-    start = collection + "/"
-    records = {name: decode(entries[start + name].value) for name in ids}
-    below = CHILDREN.get(collection)
-    if below is not None and any(getattr(record, below[0]) for record in records.values()):
-        raise _NotPlainError
-    return records
+def place(tree: Tree, edits: Iterable[Edit]) -> None:
+    """Put records that were left out into a tree after all; owners come first."""
+    for edit in edits:
+        if edit.record is None:
+            continue
+        if edit.owner:
+            place_below(tree, ObjectKey(edit.kind, edit.id, edit.owner), edit.record, stand_ins=False)
+        else:
+            plural = next(plural for plural, kind in KINDS.items() if kind == edit.kind)
+            below = CHILDREN.get(plural)
+            record = edit.record if below is None else msgspec.structs.replace(edit.record, **{below[0]: {}})
+            getattr(tree, plural)[edit.id] = record
 
 
-def _place(
-    entries: Mapping[str, Entry],
-    loaded: Loaded,
-    collection: str,
-    owners: dict[str, Any],
-    found: list[tuple[str, str, str]],
-) -> None:
-    """Put servers into their backends, middlewares into their frontends."""
-    plural, kind = CHILDREN[collection]
+def _decoded(entries: Mapping[str, Entry], settings: Settings) -> Loaded:
+    """Return everything that decodes and has an owner, not counted yet."""
+    tops: dict[str, tuple[Decode, dict[str, Any]]] = {plural: (_DECODE[kind], {}) for plural, kind in KINDS.items()}
+    fields: dict[str, Any] = {plural: records for plural, (_, records) in tops.items()}
+    loaded = Loaded(Tree(**fields, settings=settings))
+    doubtful = loaded.doubtful
+    children: dict[str, list[tuple[str, str, str, bytes]]] = {plural: [] for plural in CHILDREN}
+    for key, entry in entries.items():
+        value = entry.value
+        parts = key.split("/")
+        if len(value) > limits.VALUE_BYTES_MAX or len(key) > limits.KEY_BYTES_MAX:
+            doubtful.add(key)
+        elif len(parts) == 4 and parts[0] in children and parts[2] == CHILDREN[parts[0]][0]:
+            children[parts[0]].append((parts[1], parts[3], key, value))
+        elif len(parts) == 2 and parts[0] in tops:
+            decode, records = tops[parts[0]]
+            try:
+                records[parts[1]] = decode(value)
+            except _REFUSED:
+                doubtful.add(key)
+        else:
+            doubtful.add(key)
+    for plural, found in children.items():
+        _place(loaded, plural, tops[plural][1], found)
+    if SETTINGS in entries:
+        try:
+            loaded.tree = msgspec.structs.replace(loaded.tree, settings=_DECODE[SETTINGS](entries[SETTINGS].value))
+            doubtful.discard(SETTINGS)
+        except _REFUSED:
+            pass
+    return loaded
+
+
+def _place(loaded: Loaded, plural: str, owners: dict[str, Any], found: list[tuple[str, str, str, bytes]]) -> None:
+    """Put servers into their backends, middlewares into their frontends; an owner that says it has some is doubtful itself."""
+    below, kind = CHILDREN[plural]
     decode = _DECODE[kind]
-    below = loaded.below
-    for owner, name, key in found:
+    for name in [name for name, record in owners.items() if getattr(record, below)]:
+        del owners[name]
+        loaded.doubtful.add(f"{plural}/{name}")
+    for owner, name, key, value in found:
         record = owners.get(owner)
         if record is None:
-            raise _NotPlainError
-        getattr(record, plural)[name] = decode(entries[key].value)
-        _add(below, f"{collection}/{owner}", key)
+            loaded.doubtful.add(key)
+            continue
+        try:
+            getattr(record, below)[name] = decode(value)
+        except _REFUSED:
+            loaded.doubtful.add(key)
 
 
-def _index(loaded: Loaded) -> None:
-    for name, frontend in loaded.tree.frontends.items():
-        _add(loaded.users, frontend.backend, f"frontends/{name}")
+def _blamed(path: Path, entries: Mapping[str, Entry]) -> str:
+    """Return the key of the object that a problem is of, empty when it is of none."""
+    for length in (4, 2, 1):
+        key = "/".join(path[:length])
+        if len(path) >= length and key in entries:
+            return key
+    return ""
 
 
-def _add(index: dict[str, str | set[str]], name: str, key: str) -> None:
-    known = index.get(name)
-    if known is None:
-        index[name] = key
-    elif isinstance(known, str):
-        index[name] = {known, key}
-    else:
-        known.add(key)
+def _leave_out(loaded: Loaded, settings: Settings) -> None:
+    """Take what is doubtful out of tree and indices, and all that depends on it."""
+    tree, doubtful = loaded.tree, loaded.doubtful
+    if SETTINGS in doubtful:
+        loaded.tree = tree = msgspec.structs.replace(tree, settings=settings)
+    if any(key.startswith("listeners/") for key in doubtful):
+        doubtful.update(f"listeners/{name}" for name in tree.listeners)
+        tree.listeners.clear()
+    for name in _names(doubtful, "backends"):
+        _take_out(doubtful, "backends", name, tree.backends)
+    lost = {name for name, frontend in tree.frontends.items() if frontend.backend not in tree.backends}
+    doubtful.update(f"frontends/{name}" for name in lost)
+    for name in _names(doubtful, "frontends"):
+        _take_out(doubtful, "frontends", name, tree.frontends)
+    for name in _names(doubtful, "hosts"):
+        tree.hosts.pop(name, None)
+    for key in doubtful:
+        parts = key.split("/")
+        if len(parts) == 4 and parts[0] in CHILDREN:
+            owner = getattr(tree, parts[0]).get(parts[1])
+            if owner is not None:
+                getattr(owner, CHILDREN[parts[0]][0]).pop(parts[3], None)
+
+
+def _take_out(doubtful: set[str], plural: str, name: str, owners: dict[str, Any]) -> None:
+    """Take a backend or a frontend out, if it is there; what is below it is doubtful too."""
+    record = owners.pop(name, None)
+    if record is not None:
+        below = CHILDREN[plural][0]
+        doubtful.update(f"{plural}/{name}/{below}/{child}" for child in getattr(record, below))
+
+
+def _names(keys: Iterable[str], plural: str) -> list[str]:
+    """Return the ids of the objects right in a collection."""
+    start = plural + "/"
+    return [key[len(start) :] for key in keys if key.startswith(start) and key.count("/") == 1]
+
+
+def _count(loaded: Loaded, entries: Mapping[str, Entry]) -> None:
+    tree = loaded.tree
+    loaded.counts[SETTINGS] = int(SETTINGS in entries and SETTINGS not in loaded.doubtful)
+    loaded.counts.update({kind: len(getattr(tree, plural)) for plural, kind in KINDS.items()})
+    for plural, (below, kind) in CHILDREN.items():
+        loaded.counts[kind] = sum(len(getattr(record, below)) for record in getattr(tree, plural).values())

@@ -28,7 +28,8 @@ from bascule.change.edits import Edit
 from bascule.change.examine import Examined, decode_record, examine, tree_of
 from bascule.change.ledger import Ledger, owner_of
 from bascule.change.live import ObjectState
-from bascule.change.loading import load_plain
+from bascule.change.loading import load, place
+from bascule.change.packed import Packed
 from bascule.change.standing import Standing, no_room, waits
 from bascule.model import limits
 from bascule.model.keys import SETTINGS, ObjectKey, parse_key
@@ -80,8 +81,8 @@ class ObjectTable:
         self.ledger = Ledger()
         self._standings: dict[str, Standing] = {}
         self._waiters: dict[str, set[str]] = {}
-        self._users: dict[str, str | set[str]] = {}
-        """Backend id to the keys of the frontends whose form in force leads to it."""
+        self._users = Packed()
+        """BACKEND/FRONTEND for each frontend whose form in force leads to a backend: the backend is the owner."""
         self._listeners: dict[str, Listener] = {}
         """In force, by id."""
         self._counted: Counter[str] = Counter()
@@ -169,10 +170,11 @@ class ObjectTable:
     def differences(self, entries: Mapping[str, Entry]) -> list[Event]:
         """Return what a reading says differently from the ledger, as events; what lived by a lease has vanished."""
         ledger = self.ledger
-        events = [Event(key, entry) for key, entry in entries.items() if ledger.value(key) != entry.value]
-        for key, entry in ledger.items():
+        events = [Event(key, entry) for key, entry in entries.items() if not ledger.holds(key, entry.value)]
+        for key in ledger:
             if key not in entries:
-                events.append(Event(key, None, expired=bool(entry.lease)))
+                entry = ledger.get(key)
+                events.append(Event(key, None, expired=entry is not None and bool(entry.lease)))
         return events
 
     # ---- changes
@@ -180,14 +182,24 @@ class ObjectTable:
     def load(self, entries: Mapping[str, Entry], identity: str, revision: int) -> None:
         """Fill an empty table. Nothing is held against the entries."""
         self.identity = identity
-        loaded = load_plain(entries, self._settings)
+        loaded = load(entries, self._settings)
         if loaded is None:
             self.apply([Event(key, entry) for key, entry in entries.items()], revision)
             return
         self.revision = revision
-        self.ledger.fill(entries, loaded.below)
-        self._users, self._counted, self._listeners = loaded.users, loaded.counts, dict(loaded.tree.listeners)
-        self._loaded = loaded.tree
+        doubtful = {key: entries[key] for key in loaded.doubtful}
+        plain = {key: entry for key, entry in entries.items() if key not in doubtful} if doubtful else entries
+        self.ledger.fill(plain)
+        for name, frontend in loaded.tree.frontends.items():
+            self._users.put(f"{frontend.backend}/{name}", owner_length=len(frontend.backend.encode()))
+        self._counted, self._listeners = loaded.counts, dict(loaded.tree.listeners)
+        tree = loaded.tree
+        if doubtful:
+            changes = self.apply([Event(key, entry) for key, entry in doubtful.items()], revision)
+            place(tree, changes.edits)
+            if changes.settings is not None:
+                tree = msgspec.structs.replace(tree, settings=changes.settings)
+        self._loaded = tree
 
     def apply(self, events: Iterable[Event], revision: int) -> Changes:
         """Take events in, each key once, and return what they change of what is in force."""
@@ -370,8 +382,9 @@ class ObjectTable:
         elif parsed.owner and after is None:
             self._wake(f"{owner_of(key)}/room", work)
         if parsed.kind == "backend":
-            users = self._users.get(parsed.id, ())
-            work.queues[_RANKS["frontend"]].update((users,) if isinstance(users, str) else users)
+            work.queues[_RANKS["frontend"]].update(
+                "frontends/" + user[len(parsed.id) + 1 :] for user in self._users.members(parsed.id)
+            )
             self._wake(key, work)
 
     def _note(self, key: str, parsed: ObjectKey, before: bytes | None, record: Record | None, work: _Work) -> None:
@@ -427,23 +440,11 @@ class ObjectTable:
         if before is not None:
             former = decode_record(parsed, before)
             assert isinstance(former, Frontend)
-            users = self._users.get(former.backend)
-            if isinstance(users, set):
-                users.discard(key)
-                if not users:
-                    del self._users[former.backend]
-            elif users == key:
-                del self._users[former.backend]
+            self._users.remove(f"{former.backend}/{parsed.id}")
         if after is not None:
             record = decode_record(parsed, after)
             assert isinstance(record, Frontend)
-            users = self._users.get(record.backend)
-            if users is None:
-                self._users[record.backend] = key
-            elif isinstance(users, set):
-                users.add(key)
-            elif users != key:
-                self._users[record.backend] = {users, key}
+            self._users.put(f"{record.backend}/{parsed.id}", owner_length=len(record.backend.encode()))
 
     # ---- listeners: few, and all of them share the addresses
 

@@ -79,7 +79,7 @@ _COMMON = (
     Option(
         ("--slots",),
         "N",
-        "SO_REUSEPORT sockets per listener, fixed while it exists. Default: chosen from the CPUs.",
+        "SO_REUSEPORT sockets per listener. Default: the configuration's, or 24, and one per worker at least.",
         kind=NUMBER,
         default=0,
         most=SLOTS_MAX,
@@ -163,15 +163,19 @@ PROXY: tuple[Option, ...] = (
 COMMANDS: dict[str, tuple[Option, ...]] = {"run": RUN, "proxy": PROXY}
 
 
+def defaults() -> dict[str, Any]:
+    """Return the options of all commands as they are when none is given."""
+    return {
+        option.key: [] if option.multiple else option.default for options in COMMANDS.values() for option in options
+    }
+
+
 def parse(command: str, words: Sequence[str]) -> dict[str, Any]:
     """Return the options of `run` or `proxy` with every default filled in: plain JSON values, and "command".
 
     The keys of the other command's options are there too, at their defaults. UsageError when the words are wrong.
     """
-    values: dict[str, Any] = {"command": command}
-    for options in COMMANDS.values():
-        for option in options:
-            values[option.key] = [] if option.multiple else option.default
+    values = {"command": command, **defaults()}
     if command == "proxy":
         values["config"] = ""
     _read(command, list(words), values)

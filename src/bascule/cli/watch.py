@@ -14,7 +14,19 @@ from bascule.cli.reach import reach
 SILENCE_S: Final = 35.0
 """The server sends something every ten seconds."""
 _RETRY_S: Final = 1.0
-_TYPES: Final = ("change", "applied", "quarantined", "held", "frozen", "unfrozen", "store", "worker", "upgrade", "lost")
+_TYPES: Final = (
+    "change",
+    "applied",
+    "quarantined",
+    "held",
+    "frozen",
+    "unfrozen",
+    "store",
+    "worker",
+    "upgrade",
+    "closed",
+    "lost",
+)
 
 
 @click.command()

@@ -330,7 +330,7 @@ class Settings(Record, frozen=True):
         Meta(
             ge=0,
             le=limits.SLOTS_MAX,
-            description="SO_REUSEPORT sockets per listener, fixed while it exists; 0: chosen from the CPUs.",
+            description="SO_REUSEPORT sockets per listener, changed live; 0: 24, or one per worker where those are more.",
         ),
     ] = 0
     drain_timeout: Annotated[

@@ -18,7 +18,7 @@ from bascule.model.problems import Problem
 from bascule.process.configuration import return_freed_memory
 
 if TYPE_CHECKING:
-    from bascule.change.compiled import CompiledSnapshot, RejectedRoute
+    from bascule.change.compiled import CompiledSnapshot, KeptImages, RejectedRoute
     from bascule.model.tree import Tree
     from bascule.process.publisher import Publisher
 
@@ -93,6 +93,27 @@ class Compiling:
         except BaseException:
             self.ready = False
             raise
+
+    @property
+    def clean(self) -> bool:
+        """Whether no edit has come since everything was compiled, so that `keep` gives something."""
+        return self.ready and self._compiler.clean
+
+    def keep(self) -> KeptImages | None:
+        """Return what another master can `restore`, None when it is not `clean`: `fold` first."""
+        return self._compiler.keep() if self.ready else None
+
+    def restore(self, kept: KeptImages, edits: Sequence[Edit], store_revision: int) -> CompiledSnapshot | None:
+        """Go on from kept images and edits after them; None, and nothing, when an edit is refused."""
+        compiled = self._compiler.restore(kept)
+        base = compiled.base
+        self._publisher.revision = compiled.revision
+        self.ready = True
+        if edits:
+            compiled = self._apply(edits, store_revision)
+            compiled.base = compiled.base or base
+        self.ready = not compiled.rejected and not compiled.rejected_edits
+        return compiled if self.ready else None
 
     @property
     def fold_due(self) -> bool:

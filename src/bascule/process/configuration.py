@@ -156,6 +156,7 @@ def process_settings(settings: Settings) -> dict[str, Any]:
         "drain_timeout_ms": duration_ms(settings.drain_timeout),
         "access_log": settings.access_log,
         "worker_memory_bytes": size_bytes(settings.worker_memory),
+        "slots": settings.slots,
         "upgrade_probation_ms": duration_ms(settings.upgrade_probation),
     }
 

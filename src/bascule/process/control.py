@@ -111,6 +111,8 @@ class Control:
         elif kind == "rest":
             self.master.standby = True
             self.end()
+        elif kind == "listener_closed":
+            self.broadcast.tell("closed", self.revision, {key: message[key] for key in ("id", "address", "lost")})
         elif self._answer is not None and not self._answer.done():
             self._answer.set_result(message)
 
@@ -159,15 +161,16 @@ class Control:
         problems: list[dict[str, str]] = answer["problems"] if answer["type"] == "bind_failed" else []
         return problems
 
-    async def unbind(self, wanted: list[dict[str, str]]) -> int:
-        """Have the keeper close the listeners that are no longer wanted; return how many connections that lost.
+    def unbind(self, wanted: list[dict[str, str]]) -> None:
+        """Have the keeper close the listeners that are no longer wanted.
 
-        Before the swap: the next snapshot no longer knows these listeners, and their queues still hold clients.
+        It takes its time, and nobody waits for it: a worker serves who waits in their queues by the snapshot it has, a
+        newer one too. Before the swap, so that a master that dies in between has not left them open.
         """
         removed = [entry for entry in self.master.listening if entry not in wanted]
-        lost = (await self.ask_keeper({"type": "unbind", "listeners": removed}))["lost"] if removed else 0
+        if removed:
+            self.tell_keeper({"type": "unbind", "listeners": removed})
         self.master.listening = wanted
-        return int(lost)
 
     def publish(self, sequence: int, images: Sequence[int]) -> None:
         """Send a snapshot to the keeper, for workers and masters to come, and then to all workers.
@@ -181,10 +184,22 @@ class Control:
                 self.tell_keeper({"type": "snapshot", "revision": sequence}, list(images))
         self.master.publisher.publish(sequence, *images)
 
-    def lend(self) -> None:
-        """Have the keeper lend out the slots of the listeners in force: the workers know them by now."""
+    def lend(self, wanted: list[dict[str, str]] | None = None) -> None:
+        """Have the keeper lend out the slots of listeners in force, all without an argument: the workers know them by
+        now."""
         if self.master.keeper is not None:
-            self.tell_keeper({"type": "listen", "listeners": self.master.listening})
+            in_force = self.master.listening
+            listeners = in_force if wanted is None else [entry for entry in wanted if entry in in_force]
+            self.tell_keeper({"type": "listen", "listeners": listeners})
+
+    def lend_when_applied(self) -> None:
+        """Lend out what is in force when the workers have the snapshot of now. The next change does not wait for it."""
+        self.spawn(self._lend_when_applied(self.master.listening))
+
+    async def _lend_when_applied(self, wanted: list[dict[str, str]]) -> None:
+        await self.master.publisher.applied()
+        with contextlib.suppress(LinkClosedError):
+            self.lend(wanted)
 
     async def look_up(self, names: Mapping[str, float]) -> dict[str, bytes]:
         """Return the addresses of host names (authority to interval in seconds), which are kept up to date from now on.
@@ -345,6 +360,8 @@ class Control:
         """Serve until SIGTERM."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.end)
+        if self.master.warm is not None:
+            self.pipeline, self.master.warm = self.master.warm.pipeline(), None
         self.attach()
         await self._begin(reload_wanted=reload_wanted)
         self.spawn(huge_pages.back_when_used(self.master.regions[1], self.master.log))

@@ -18,6 +18,7 @@ import time
 from bascule.process import link as links
 from bascule.process.backoff import Backoff
 from bascule.process.link import Link, LinkClosedError
+from bascule.process.member import RESTING, RETIRING, SERVING, STARTING, Worker
 from bascule.process.spawn import describe_exit
 
 TYPE_CHECKING = False
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 
     from bascule.process.lending import Lending
     from bascule.process.log import Log
+    from bascule.process.orphans import Orphan
     from bascule.process.poller import Poller, Timer
     from bascule.process.program import Program
 
-STARTING, SERVING, RESTING, RETIRING = "starting", "serving", "resting", "retiring"
 SILENCE_MAX_S = 30.0
 """A worker that has not given its heartbeat (every five seconds) for this long hangs: its queues are starving. It is
 replaced."""
@@ -42,56 +43,21 @@ NUMBERS_MAX = 64
 """Worker numbers of all generations together: each has a segment of its own in the shared regions."""
 
 
-class Worker:
-    """One worker process as the keeper knows it. `master_link` is the keeper's spare of the master's end."""
-
-    __slots__ = (
-        "account",
-        "beat_s",
-        "crew",
-        "failure",
-        "holding",
-        "link",
-        "master_link",
-        "number",
-        "pid",
-        "revision",
-        "started_s",
-        "state",
-    )
-
-    def __init__(self, crew: Crew, number: int, pid: int, link: Link, master_link: int) -> None:
-        """See the class."""
-        self.crew = crew
-        self.number = number
-        self.pid = pid
-        self.link = link
-        self.master_link = master_link
-        self.state = STARTING
-        self.started_s = self.beat_s = time.monotonic()
-        self.failure = ""
-        self.holding: set[tuple[str, int]] = set()
-        self.revision = 0
-        """Of the last snapshot that it took from the keeper."""
-        self.account: dict[str, int] = {}
-        """What it last said of the connections it gave away, took over, finished and cut."""
-
-    def tell(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-        """Send a message. One that is dead or dying hears nothing: its wait status tells the rest."""
-        try:
-            self.link.send(message, descriptors)
-        except LinkClosedError:
-            return
-
-
 class Crew:
     """All workers of one generation. Their slots are the business of `Lending`."""
 
     def __init__(
-        self, program: Program, poller: Poller, log: Log, lending: Lending, tell_master: Callable[..., None]
+        self,
+        program: Program,
+        state_path: str,
+        poller: Poller,
+        log: Log,
+        lending: Lending,
+        tell_master: Callable[..., None],
     ) -> None:
         """`tell_master(message, descriptors)` sends to whatever master the generation has."""
         self.program = program
+        self.state_path = state_path
         self.workers: dict[int, Worker] = {}
         self.target = 0
         self.lending = lending
@@ -154,12 +120,7 @@ class Crew:
         os.close(theirs)
         os.close(worker_end)
         worker = Worker(self, number, pid, Link(ours), master_end)
-        self.workers[number] = worker
-        self._poller.watch(
-            worker.link,
-            lambda message, descriptors: self._received(worker, message, descriptors),
-            lambda: self._silent(worker),
-        )
+        self.take_in(worker)
         self.introduce(worker)
         worker.tell(self._settings())
         if self.regions:
@@ -167,6 +128,34 @@ class Crew:
         if self.snapshot:
             worker.tell({"type": "snapshot", "revision": self.revision}, self.snapshot)
         self.on_change()
+
+    def adopt(self, orphan: Orphan) -> None:
+        """Take over a worker of a killed keeper. It is not our child: that its link closes is how we hear of its end."""
+        greeting = orphan.greeting
+        worker = Worker(self, greeting["number"], greeting["pid"], orphan.link, -1)
+        worker.state = SERVING
+        worker.revision = greeting["revision"]
+        worker.holding = {(key[0], number) for key, numbers in orphan.slots.items() for number in numbers}
+        self.take_in(worker)
+
+    def take_in(self, worker: Worker) -> None:
+        """Go on with a worker that runs already."""
+        self.workers[worker.number] = worker
+        self._watch(worker)
+
+    def _watch(self, worker: Worker) -> None:
+        self._poller.watch(
+            worker.link,
+            lambda message, descriptors: self._received(worker, message, descriptors),
+            lambda: self._silent(worker),
+        )
+
+    def is_quiet(self) -> bool:
+        """Whether no worker is starting, dying or slow to read: nothing is under way that only this process knows of."""
+        return not self._restarts and all(
+            worker.state != STARTING and worker.link.fileno() >= 0 and not worker.link.wants_write
+            for worker in self.workers.values()
+        )
 
     def is_complete(self) -> bool:
         """Whether as many workers serve as should, and none is being started."""
@@ -191,6 +180,7 @@ class Crew:
     def _settings(self) -> dict[str, Any]:
         return {
             "type": "settings",
+            "state": self.state_path,
             "log_json": self._log.json,
             "drain_timeout_ms": self.drain_timeout_ms,
             "access_log": self.access_log,
@@ -239,7 +229,7 @@ class Crew:
     def introduce(self, worker: Worker, *, with_link: bool = True) -> None:
         """Tell the master of a worker, and hand it the worker's link."""
         message = {"type": "worker", "number": worker.number, "pid": worker.pid, "state": worker.state}
-        self._tell_master(message, [worker.master_link] if with_link else [])
+        self._tell_master(message, [worker.master_link] if with_link and worker.master_link >= 0 else [])
 
     # ---- rest
 
@@ -377,7 +367,8 @@ class Crew:
         del self.workers[worker.number]
         self._poller.unwatch(worker.link)
         worker.link.close()
-        os.close(worker.master_link)
+        if worker.master_link >= 0:
+            os.close(worker.master_link)
         expected = worker.state == RETIRING or self.stopping
         self.lending.disown(worker)
         self.departed = [*self.departed[-DEPARTED_MAX:], (pid, worker.account)]
@@ -477,6 +468,9 @@ class Crew:
 
     def _silent(self, worker: Worker) -> None:
         """The worker closed its link: it is dying, or does not know what it does. Either way it is reaped soon."""
+        if worker.master_link < 0:
+            self.reaped(worker.pid, 0)
+            return
         self._poller.call_later(KILL_AFTER_S, lambda: self._kill(worker, _signal.SIGKILL))
 
     def _kill(self, worker: Worker, number: int) -> None:

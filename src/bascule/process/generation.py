@@ -32,12 +32,21 @@ MASTER_PATIENCE_S = 2.0
 class Generation:
     """One generation as the keeper knows it. Owns its master's process and link, and its crew."""
 
-    def __init__(self, number: int, program: Program, state: str, poller: Poller, log: Log, lending: Lending) -> None:
-        """See the class. Nothing is started yet."""
+    def __init__(
+        self,
+        number: int,
+        program: Program,
+        state: str,
+        state_path: str,
+        poller: Poller,
+        log: Log,
+        lending: Lending,
+    ) -> None:
+        """See the class. `state_path` is of the directory. Nothing is started yet."""
         self.number = number
         self.program = program
         self.state = state
-        self.crew = Crew(program, poller, log, lending, self.tell_master)
+        self.crew = Crew(program, state_path, poller, log, lending, self.tell_master)
         self.master_pid = 0
         self.greeting: Callable[[], tuple[dict[str, Any], list[int]]] = lambda: ({"type": "hello"}, [])
         """What a master is told first."""
@@ -48,7 +57,8 @@ class Generation:
         self.may_start_master = True
         self._poller = poller
         self._log = log
-        self._link: Link | None = None
+        self.link: Link | None = None
+        """To the master."""
         self._backoff = Backoff()
         self._started_s = 0.0
         lending.crews.append(self.crew)
@@ -84,20 +94,29 @@ class Generation:
         finally:
             if theirs >= 0:
                 os.close(theirs)
-        self._started_s = time.monotonic()
-        self._link = master = Link(ours)
-        self._poller.watch(master, self._received, self._silent)
+        self.adopt_master(self.master_pid, Link(ours))
         self.tell_master(*self.greeting())
         for worker in self.crew.workers.values():
             self.crew.introduce(worker)
         self.on_change()
 
+    def adopt_master(self, pid: int, link: Link) -> None:
+        """Go on with a master that runs already."""
+        self._started_s = time.monotonic()
+        self.master_pid, self.link = pid, link
+        self._poller.watch(link, self._received, self._silent)
+
+    def is_quiet(self) -> bool:
+        """Whether nothing is under way that only this process knows of."""
+        master = self.link is not None and not self.link.wants_write
+        return self.crew.is_quiet() and (master or (self.state == LEAVING and not self.master_pid))
+
     def tell_master(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
         """Send to the master, if there is one."""
-        if self._link is None:
+        if self.link is None:
             return
         try:
-            self._link.send(message, descriptors)
+            self.link.send(message, descriptors)
         except LinkClosedError:
             return  # it is dying; the next one is told everything anew
 
@@ -106,8 +125,8 @@ class Generation:
         if pid != self.master_pid:
             return self.crew.reaped(pid, status)
         self.master_pid = 0
-        if self._link is not None:
-            self._poller.drain(self._link)  # its last words may be why there is nothing to start again
+        if self.link is not None:
+            self._poller.drain(self.link)  # its last words may be why there is nothing to start again
         self._silent()
         reason = describe_exit(status)
         if not self.on_master_death(reason):
@@ -152,10 +171,10 @@ class Generation:
 
     def _silent(self) -> None:
         """The master closed its link, or said what is no message: it is dying, or of no use."""
-        if self._link is not None:
-            self._poller.unwatch(self._link)
-            self._link.close()
-            self._link = None
+        if self.link is not None:
+            self._poller.unwatch(self.link)
+            self.link.close()
+            self.link = None
         pid = self.master_pid
         if pid:
             self._poller.call_later(MASTER_PATIENCE_S, lambda: self.kill_master() if self.master_pid == pid else None)

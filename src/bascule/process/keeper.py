@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import os
-import resource
-import sys
 import time
 
 from bascule.cli import options as command_line
@@ -15,11 +13,22 @@ from bascule.process.control_socket import ControlSocket
 from bascule.process.generation import ACTIVE, LEAVING, Generation
 from bascule.process.lending import Lending
 from bascule.process.log import Log
-from bascule.process.orphans import Orphans
+from bascule.process.log_file import reopen_logs
+from bascule.process.orphans import Orphan, Orphans, merged_listeners
 from bascule.process.poller import Poller
 from bascule.process.rebinding import Rebinding
 from bascule.process.receipt import HISTORY_FILE, remember
-from bascule.process.state_directory import PROCESSES_FILE, StateDirectory, StateDirectoryError, default_path
+from bascule.process.renewal import Renewal
+from bascule.process.state_directory import PROCESSES_FILE, StateDirectory
+from bascule.process.storage import Storage
+from bascule.process.succession import (
+    Document,
+    describe_generation,
+    describe_listener,
+    restore_generation,
+    restore_listener,
+    unblock,
+)
 from bascule.process.upgrade import Upgrade
 
 TYPE_CHECKING = False
@@ -28,11 +37,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from bascule.process.crew import Crew
+    from bascule.process.listeners import Listener
     from bascule.process.program import Program
 
 DRAIN_TIMEOUT_MS = 30_000
 PROBATION_MS = 300_000
-LAST_QUIET_S = 0.1
 HEARTBEAT_S = 5.0
 
 
@@ -42,22 +51,37 @@ class Keeper:
     States: STARTING -(first configuration in force, every worker accepting)-> READY -(TERM)-> STOPPING -> ended.
     """
 
-    def __init__(self, options: dict[str, Any], state: StateDirectory, log: Log) -> None:
-        """See the class."""
+    def __init__(
+        self,
+        options: dict[str, Any],
+        words: Sequence[str],
+        state: StateDirectory,
+        log: Log,
+        document: dict[str, Any] | None,
+    ) -> None:
+        """`words` are the command line that `options` were read from, beginning with the command; `document` is what this
+        process knew before an execve."""
+        self._document = document
         self._options = options
+        self._words = list(words)
         self._state = state
         self._log = log
         self._poller = Poller()
-        self._notifier = systemd.Notifier()
+        self._notifier = systemd.Notifier(document["notifier"] if document is not None else None)
         self._lending = Lending()
         self._generations: list[Generation] = []
+        self._generation_number = 0
         self.active = self.new_generation(programs.current(programs.own_launcher()), ACTIVE)
         self.active.crew.apply_settings(options["drain_timeout_ms"] or DRAIN_TIMEOUT_MS, options["access_log"] or "off")
         self._in_charge(self.active)
         self._upgrade = Upgrade(self, self._poller, log, self._lending)
+        self._renewal = Renewal(self._poller, log, self._is_quiet, self._describe)
         self._upgrade_probation_ms = PROBATION_MS
-        self._rebinding = Rebinding(self._lending, self._poller, log, systemd.inherited_sockets())
-        self._orphans = Orphans(state.read(PROCESSES_FILE), log)
+        inherited = systemd.inherited_sockets()
+        storage = Storage(self._notifier, self._poller, log, inherited, state.path)
+        self._rebinding = Rebinding(self._lending, self._poller, log, inherited, storage)
+        self._rebinding.on_closed = self._listener_closed
+        self._orphans = Orphans(state.read(PROCESSES_FILE) if document is None else {}, log)
         self._rebinding.exclusive = not self._orphans.living()
         self._in_force = False
         self._ready = False
@@ -68,18 +92,20 @@ class Keeper:
 
     def run(self) -> int:
         """Serve until told to stop; return the exit status."""
-        _raise_descriptor_limit()
         self._take_signals()
-        control = ControlSocket(self._state.path, self._poller, self._asked)
-        self._crew.resize(self._options["workers"] or len(os.sched_getaffinity(0)))
-        self.active.start_master()
-        self._rebinding.forget_unused()
+        self._control = ControlSocket(self._state.path, self._poller, self._asked)
+        if self._document is None:
+            self._take_over(self._orphans.collect(self._state.path))
+            self._crew.resize(self._options["workers"] or len(os.sched_getaffinity(0)))
+            self.active.start_master()
+        else:
+            self._go_on(self._document)
         self._poller.call_later(HEARTBEAT_S, self._heartbeat)
         if self._notifier.watchdog_s:
             self._watchdog()
         while self._exit_status is None:
             self._poller.turn()
-        control.close()
+        self._control.close()
         for listener in list(self._lending.listeners.values()):
             listener.close()
         return self._exit_status
@@ -90,10 +116,11 @@ class Keeper:
 
     # ---- generations
 
-    def new_generation(self, program: Program, state: str) -> Generation:
-        """Return a generation of its own number, of which nothing runs yet."""
-        number = max((generation.number for generation in self._generations), default=0) + 1
-        generation = Generation(number, program, state, self._poller, self._log, self._lending)
+    def new_generation(self, program: Program, state: str, number: int = 0) -> Generation:
+        """Return a generation of which nothing runs yet, with this number, or the next one."""
+        number = number or self._generation_number + 1
+        self._generation_number = max(self._generation_number, number)
+        generation = Generation(number, program, state, self._state.path, self._poller, self._log, self._lending)
         generation.greeting = lambda: self._greeting(generation)
         generation.on_change = self._changed
         self._generations.append(generation)
@@ -132,11 +159,94 @@ class Keeper:
 
     def renew(self) -> None:
         """Become the version that serves."""
+        self._renewal.begin(self.active.program)
+
+    # ---- another version of this process
+
+    def _is_quiet(self) -> bool:
+        return (
+            self._ready
+            and not self._stopping
+            and not self._upgrade.phase
+            and self._upgrade.probation.resting is None
+            and self._rebinding.is_quiet()
+            and all(generation.is_quiet() for generation in self._generations)
+        )
+
+    def _describe(self) -> Document:
+        document = Document()
+        document.value.update(
+            words=self._words,
+            workers=self._options["workers"],
+            state=self._state.path,
+            lock=document.keep(self._state.lock),
+            probation_ms=self._upgrade_probation_ms,
+            notifier=self._notifier.describe(),
+            rebinding=self._rebinding.describe(document),
+            listeners=[
+                describe_listener(self._lending.listeners[key], document) for key in sorted(self._lending.listening)
+            ],
+            active=self.active.number,
+            generations=[describe_generation(generation, document) for generation in self._generations],
+        )
+        return document
+
+    def _go_on(self, document: dict[str, Any]) -> None:
+        """Go on from where the program before stopped."""
+        self._upgrade_probation_ms = document["probation_ms"]
+        self._options["workers"] = document["workers"]
+        self._rebinding.restore(document["rebinding"])
+        for state in document["listeners"]:
+            listener = restore_listener(state)
+            self._lending.listeners[listener.id, listener.address] = listener
+            self._lending.listening.add((listener.id, listener.address))
+        self._forget(self.active)
+        for state in document["generations"]:
+            generation = self.new_generation(programs.from_message(state["program"]), state["state"], state["number"])
+            if state["number"] == document["active"]:
+                self.activate(generation)
+            restore_generation(generation, state)
+        self._in_force = self._ready = True
+        unblock()
+        self._reap()
+        if not self.active.master_pid:
+            self.active.start_master()
+        self._crew.resize(self._crew.target)
+        for generation in self._generations:
+            if generation.state == LEAVING:
+                generation.leave(self._crew.drain_timeout_ms)
+        self._changed()
+        self._log.info("the keeper is another version now", version=programs.version())
 
     @property
     def can_upgrade(self) -> bool:
         """Whether a generation serves that could be replaced."""
         return self._ready and not self._stopping
+
+    def _take_over(self, orphans: list[Orphan]) -> None:
+        """Go on with what a killed keeper's workers give back: they serve until the new ones accept, and then leave."""
+        if not orphans:
+            return
+        before = self.new_generation(self.active.program, LEAVING)
+        before.crew.stopping = True
+        before.crew.apply_settings(self._crew.drain_timeout_ms, self._crew.access_log)
+        for listener in merged_listeners(orphans):
+            self._rebinding.take_over(*listener)
+        newest = max(orphans, key=lambda orphan: int(orphan.greeting["revision"]))
+        regions = newest.greeting["regions"]
+        self._crew.take_regions(newest.shared[:regions])
+        self._crew.take_snapshot(newest.greeting["revision"], newest.shared[regions:])
+        for orphan in orphans:
+            before.crew.adopt(orphan)
+            if orphan is not newest:
+                for descriptor in orphan.shared:
+                    os.close(descriptor)
+        self._in_force = True
+        self._log.info(
+            "workers of the killed keeper give back its sockets",
+            workers=len(orphans),
+            listeners=len(self._lending.listening),
+        )
 
     def _in_charge(self, generation: Generation) -> None:
         self._lending.active = generation.crew
@@ -160,7 +270,7 @@ class Keeper:
             "ready": self._ready,
             "workers": self._crew.target,
             "upgrade": self._upgrade.state(),
-            "listeners": [[listener_id, address] for listener_id, address in sorted(self._lending.listening)],
+            "listeners": [list(key) for key in self._lending.in_use()],
         }
         return message, [*crew.regions, *crew.snapshot]
 
@@ -172,7 +282,7 @@ class Keeper:
         on_signal([_signal.SIGTERM], self._terminate)
         on_signal([_signal.SIGINT, _signal.SIGQUIT], self._stop_at_once)
         on_signal([_signal.SIGHUP], self._reload)
-        on_signal([_signal.SIGUSR1], self._reopen_logs)
+        on_signal([_signal.SIGUSR1], lambda: reopen_logs(self._options["log_file"], self._generations, self._log))
         on_signal([_signal.SIGUSR2], lambda: self._begin_upgrade({}, "USR2", lambda message: None))
         on_signal([_signal.SIGTTIN], lambda: self._resize(+1))
         on_signal([_signal.SIGTTOU], lambda: self._resize(-1))
@@ -181,26 +291,6 @@ class Keeper:
     def _reload(self) -> None:
         self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self.active.tell_master({"type": "reload"})
-
-    def _reopen_logs(self) -> None:
-        if not self._options["log_file"]:
-            if not self._crew.access_log.startswith("/"):
-                self._log.info("USR1 received, but there is no log file to reopen: the log goes to standard error")
-            self._reopen_everywhere([])
-            return
-        try:
-            open_log(self._options["log_file"])
-        except OSError as error:
-            self._log.error("the log file cannot be reopened", file=self._options["log_file"], error=error.strerror)
-            self._reopen_everywhere([])
-            return
-        self._reopen_everywhere([2])
-
-    def _reopen_everywhere(self, descriptors: list[int]) -> None:
-        for generation in self._generations:
-            generation.crew.tell_all({"type": "reopen_logs"}, descriptors)
-            if descriptors:
-                generation.tell_master({"type": "reopen_logs"}, descriptors)
 
     def _resize(self, step: int) -> None:
         target = min(max(self._crew.target + step, 1), command_line.WORKERS_MAX)
@@ -211,6 +301,7 @@ class Keeper:
         self._options["workers"] = target  # a later configuration does not undo what the operator did
         self._crew.resize(target)
         self.active.tell_master({"type": "target", "workers": target})
+        self._rebinding.fit()
 
     def _terminate(self) -> None:
         if self._stopping:
@@ -218,6 +309,7 @@ class Keeper:
             self._stop_at_once()
             return
         self._stopping = True
+        self._renewal.stop()
         self._upgrade.stop()
         crew = self._crew
         crew.stopping = True
@@ -227,8 +319,7 @@ class Keeper:
         crew.cancel_restarts()
         crew.target = 0
         self.active.tell_master({"type": "stopping", "deadline_ms": deadline_ms})
-        closing = [listener for listener in self._lending.listeners.values() if not listener.closing]
-        self._rebinding.close(closing, LAST_QUIET_S, lambda _: crew.drain_all(deadline_ms))
+        self._rebinding.close_all(lambda: crew.drain_all(deadline_ms))
         self._end_if_alone()
 
     def _stop_at_once(self) -> None:
@@ -250,7 +341,7 @@ class Keeper:
                 break
             if not pid:
                 break
-            if not self._upgrade.reaped(pid, status):
+            if not (self._upgrade.reaped(pid, status) or self._renewal.reaped(pid, status)):
                 any(generation.reaped(pid, status) for generation in list(self._generations))
         self.forget_gone()
         self._end_if_alone()
@@ -261,10 +352,13 @@ class Keeper:
             if generation.state == LEAVING and not generation.alive and generation is not self.active:
                 self._gone(generation)
 
-    def _gone(self, generation: Generation) -> None:
+    def _forget(self, generation: Generation) -> None:
         generation.crew.release()
         self._generations.remove(generation)
         self._lending.crews.remove(generation.crew)
+
+    def _gone(self, generation: Generation) -> None:
+        self._forget(generation)
         self._log.info("generation ended", generation=generation.number, version=generation.program.version)
 
     def _end_if_alone(self) -> None:
@@ -305,9 +399,7 @@ class Keeper:
             self._in_force = True
             self._changed()
         elif kind == "unbind":
-            self._rebinding.unbind(
-                message["listeners"], lambda lost: self.active.tell_master({"type": "unbound", "lost": lost})
-            )
+            self._rebinding.unbind(message["listeners"])
         elif kind == "held":
             self._upgrade.held(message.get("baseline") or {})
         elif kind == "switch_back":
@@ -331,6 +423,12 @@ class Keeper:
         if workers != self._crew.target and not self._stopping:
             self._crew.resize(workers)
             self.active.tell_master({"type": "target", "workers": workers})
+        self._rebinding.resize(options["slots"] or message["slots"])
+
+    def _listener_closed(self, listener: Listener, lost: int) -> None:
+        self.active.tell_master(
+            {"type": "listener_closed", "id": listener.id, "address": listener.address, "lost": lost}
+        )
 
     def _fatal(self, reason: str, status: int) -> None:
         """The first configuration cannot come into force, as the master has said at length: end, rather than wait for
@@ -371,12 +469,15 @@ class Keeper:
             return
         self._ready = True
         self._rebinding.exclusive = True
-        workers, listeners = len(self._crew.workers), len(self._lending.listening)
+        workers, listeners = len(self._crew.workers), len(self._lending.in_use())
         self._log.info("ready", workers=workers, listeners=listeners)
         status = f"Serving {listeners} listeners with {workers} workers"
         self._notifier.send("READY=1", f"MAINPID={os.getpid()}", f"STATUS={status}")
         self.active.tell_master({"type": "ready"})
         self._orphans.release()
+        for generation in self._generations:
+            if generation.state == LEAVING:
+                generation.leave(self._crew.drain_timeout_ms)
 
     def _record(self) -> None:
         """Note who runs, for the keeper that follows should this one be killed."""
@@ -401,60 +502,3 @@ class Keeper:
     def _watchdog(self) -> None:
         self._notifier.watchdog()
         self._poller.call_later(self._notifier.watchdog_s, self._watchdog)
-
-
-def open_log(path: str) -> None:
-    """Make standard error append to a file, which is created if need be."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-
-
-def _raise_descriptor_limit() -> None:
-    """Let every process open as many files as the system allows: the soft limit is for programs that use select()."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _state_path(options: dict[str, Any]) -> str:
-    if options["state"]:
-        return str(options["state"])
-    name = "bascule"
-    if options["command"] == "proxy":
-        place = options["listen"][0].replace("unix://", "").replace("/", "-").strip("-")
-        name = f"bascule-proxy-{place}"
-    return default_path(name)
-
-
-def main(command: str, words: Sequence[str]) -> int:
-    """Run `bascule run` or `bascule proxy` with these arguments and return the exit status."""
-    try:
-        options = command_line.parse(command, words)
-    except command_line.UsageError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    spawn.name_process("bascule")
-    log = Log(options["log_format"] == "json", process="keeper", pid=os.getpid())
-    try:
-        if options["log_file"]:
-            open_log(options["log_file"])
-        state = StateDirectory(_state_path(options))
-        if options["pid_file"]:
-            _write_pid_file(options["pid_file"])
-    except (StateDirectoryError, OSError) as error:
-        sys.stderr.write(f"bascule {command}: {error}\n")
-        return 1
-    try:
-        return Keeper(options, state, log).run()
-    finally:
-        state.release(and_remove=command == "proxy" and not options["state"])
-        if options["pid_file"]:
-            os.unlink(options["pid_file"])
-
-
-def _write_pid_file(path: str) -> None:
-    """Write and rename: whoever reads it never sees an empty file."""
-    temporary = f"{path}.{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(f"{os.getpid()}\n")
-    os.rename(temporary, path)

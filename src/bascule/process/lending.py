@@ -11,14 +11,14 @@ A hot upgrade is the same thing for all slots at once. `lend_beside` lends them 
 from __future__ import annotations
 
 from bascule.process import link as links
-from bascule.process import slots
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from bascule.process.crew import Crew, Worker
+    from bascule.process.crew import Crew
     from bascule.process.listeners import Listener
+    from bascule.process.member import Worker
 
     Key = tuple[str, str]
 
@@ -30,6 +30,8 @@ class Lending:
         """See the class."""
         self.listeners: dict[Key, Listener] = {}
         self.listening: set[Key] = set()
+        self.leaving: Mapping[Listener, object] = {}
+        """Listeners of which slots leave, or all: the rebinding's."""
         self.crews: list[Crew] = []
         self.active: Crew | None = None
         self._beside: Crew | None = None
@@ -43,18 +45,19 @@ class Lending:
         serving = [worker.number for worker in self.active.serving()]
         if not serving:
             return
-        for key in sorted(self.listening):
-            listener = self.listeners[key]
-            if listener.closing:
-                continue
+        for listener in (*(self.listeners[key] for key in sorted(self.listening)), *self._replaced()):
             if listener.shared:
                 self._lend_shared(listener, self.active)
                 continue
-            wanted = slots.assign(listener.owners, serving)
+            wanted = listener.assign(serving)
             before, listener.owners = listener.owners, wanted
             self._lend_changed(self.active, listener, before, wanted)
         for worker in self.active.retiring():
             self._relieve_shared(worker)
+
+    def in_use(self) -> list[Key]:
+        """Return id and address of every listener that is lent out and stays."""
+        return [key for key in sorted(self.listening) if not self.listeners[key].closing]
 
     def complete(self) -> bool:
         """Whether every worker that is to serve does, and accepts on every slot it was lent."""
@@ -83,29 +86,34 @@ class Lending:
 
     def disown(self, worker: Worker) -> None:
         """A worker is dead: its slots have no owner."""
-        for listener in self.listeners.values():
+        for listener in (*self.listeners.values(), *self._replaced()):
             listener.owners = [None if owner == worker.number else owner for owner in listener.owners]
 
     def owns(self, worker: Worker) -> bool:
         """Whether slots are assigned to a worker."""
         return any(worker.number in listener.owners for listener in self.listeners.values())
 
-    # ---- a listener that closes
+    # ---- slots that leave
 
     def take_back(self, listener: Listener) -> None:
-        """Take the slots of a closing listener from everybody who has them."""
-        numbers = list(listener.slot_numbers())
+        """Take the slots of a listener that are to be given back from everybody who has them."""
+        numbers = list(listener.given_back_numbers())
         for worker in self._workers():
             if worker.link.fileno() >= 0:
                 worker.tell({"type": "take_back", "listener": listener.id, "slots": numbers})
 
     def holders(self, listener: Listener) -> int:
-        """Return how many workers have not yet given back slots of a listener."""
-        numbers = listener.slot_numbers()
+        """Return how many workers have not yet given back slots of a listener that they are to give back."""
+        numbers = listener.given_back_numbers()
         return sum(
             any(held == listener.id and number in numbers for held, number in worker.holding)
             for worker in self._workers()
         )
+
+    def held(self, listener: Listener) -> bool:
+        """Whether every slot of a listener that is to be held is held by a worker."""
+        held = {number for worker in self._workers() for name, number in worker.holding if name == listener.id}
+        return held.issuperset(listener.lendable_numbers())
 
     @property
     def has_workers(self) -> bool:
@@ -125,14 +133,12 @@ class Lending:
         serving = [worker.number for worker in crew.serving()]
         for key in sorted(self.listening):
             listener = self.listeners[key]
-            if listener.closing:
-                continue
             if listener.shared:
                 self._planned[key] = []
                 self._lend_shared(listener, crew)
                 continue
             nobody: list[int | None] = [None] * len(listener.owners)
-            self._planned[key] = slots.assign(nobody, serving)
+            self._planned[key] = listener.assign(serving, nobody)
             self._lend_changed(crew, listener, nobody, self._planned[key])
 
     def beside_complete(self) -> bool:
@@ -170,13 +176,18 @@ class Lending:
 
     # ---- parts
 
+    def _replaced(self) -> list[Listener]:
+        """Return listeners that close while another has their id and address already: their queues are to be emptied."""
+        known = set(self.listeners.values())
+        return [listener for listener in self.leaving if listener not in known]
+
     def _workers(self) -> Iterator[Worker]:
         for crew in self.crews:
             yield from list(crew.workers.values())
 
     def _held(self, crew: Crew, listener: Listener, owners: list[int | None]) -> bool:
         serving = crew.serving()
-        for place, number in enumerate(listener.slot_numbers()):
+        for place, number in enumerate(listener.lendable_numbers()):
             holders = serving if listener.shared else [worker for worker in serving if worker.number == owners[place]]
             if not holders or any((listener.id, number) not in worker.holding for worker in holders):
                 return False
@@ -192,7 +203,7 @@ class Lending:
 
     def _lend_shared(self, listener: Listener, crew: Crew) -> None:
         slot = listener.first_slot
-        for worker in crew.serving():
+        for worker in crew.serving() if listener.lendable else ():
             if (listener.id, slot) not in worker.holding:
                 _lend(worker, listener, [(slot, listener.descriptors[0])])
 
@@ -210,7 +221,7 @@ class Lending:
         return any(worker.number == owner and (listener_id, number) in worker.holding for worker in self._workers())
 
     def _owner(self, listener_id: str, number: int) -> int | None:
-        for listener in self.listeners.values():
+        for listener in (*self.listeners.values(), *self._replaced()):
             if listener.id == listener_id and number in listener.slot_numbers() and not listener.shared:
                 return listener.owners[number - listener.first_slot]
         return None
@@ -218,5 +229,6 @@ class Lending:
 
 def _lend(worker: Worker, listener: Listener, moved: list[tuple[int, int]]) -> None:
     for batch in links.batches(moved):
-        message = {"type": "lend", "listener": listener.id, "slots": [number for number, _ in batch]}
+        numbers = [number for number, _ in batch]
+        message = {"type": "lend", "listener": listener.id, "address": listener.address, "slots": numbers}
         worker.tell(message, [descriptor for _, descriptor in batch])

@@ -64,7 +64,7 @@ def succeed(master: Master, loaded: Configuration) -> Pipeline:
     """Return the pipeline of a successor: it knows what was last good, and compiles nothing before it has read the store.
     What the workers run stays until then."""
     directory = _directory(master)
-    pipeline = Pipeline(master, _open(master, loaded, directory), loaded.store, loaded.settings, directory)
+    pipeline = Pipeline(master, open_live(master, loaded, directory), loaded.store, loaded.settings, directory)
     good = pipeline.guard.last_good.load()
     if good is not None:
         pipeline.load(good)
@@ -89,7 +89,7 @@ def compile_last_good(master: Master, loaded: Configuration, revision: int) -> l
     runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
     async def compiled() -> list[int]:
-        pipeline = Pipeline(master, _open(master, loaded, directory), loaded.store, loaded.settings, directory)
+        pipeline = Pipeline(master, open_live(master, loaded, directory), loaded.store, loaded.settings, directory)
         pipeline.load(good)
         pipeline.names.load(pipeline.table.tree())
         addresses = await resolve_in_loop(pipeline.names.wanted())
@@ -135,7 +135,7 @@ def _directory(master: Master) -> str:
     return directory
 
 
-def _open(master: Master, loaded: Configuration, directory: str) -> Store:
+def open_live(master: Master, loaded: Configuration, directory: str) -> Store:
     """Open the store that the command line or a file names, in a running loop."""
     table = loaded.store
     if table.type == "embedded" and not table.path:
@@ -155,7 +155,7 @@ async def _first_reading(
 
     ConfigError when it says no, and there is nothing else to serve from.
     """
-    store = _open(master, loaded, directory)
+    store = open_live(master, loaded, directory)
     attempts = 0
     while True:
         try:

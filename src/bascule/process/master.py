@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bascule.change.compiled import CompiledSnapshot
     from bascule.process.configuration import Configuration
     from bascule.process.pipeline import Pipeline
+    from bascule.process.warm_start import WarmStart
     from bascule.shared.statistics import Directory
 
 CANNOT_START = 3
@@ -66,6 +67,8 @@ class Master:
         """What the keeper last said of upgrades: `Upgrade.state`, and when it said so (`told_s`, monotonic)."""
         self.pipeline: Pipeline | None = None
         """Of a live store."""
+        self.warm: WarmStart | None = None
+        """What remains to be done after a start from images."""
         self.unheard: list[dict[str, Any]] = []
         """What the keeper said during the boot and only the loop can do."""
         self.runner: asyncio.Runner | None = None
@@ -83,7 +86,11 @@ class Master:
         Regions that a predecessor has written are opened anew, so that this one goes on from what they say now.
         """
         self.options = hello["options"]
-        self.log.json = hello["options"]["log_format"] == "json"
+        if hello["standby"]:
+            from bascule.cli.options import defaults
+
+            self.options = {**defaults(), **self.options}  # of a keeper that may be of another version
+        self.log.json = self.options["log_format"] == "json"
         self.state_path = hello["state"]
         self.keeper_pid = hello["keeper_pid"]
         self.workers_wanted = hello["workers"]
@@ -157,9 +164,13 @@ class Boot:
 
         loaded = configuration.load_first(master.options)
         if loaded.live:
-            from bascule.process.live_boot import boot_live
+            from bascule.process.warm_start import warm_start
 
-            boot_live(master, self, loaded)
+            master.warm = warm_start(master, self, loaded)
+            if master.warm is None:
+                from bascule.process.live_boot import boot_live
+
+                boot_live(master, self, loaded)
             return
         self.make_regions(loaded.object_count(), loaded.limits_bytes())
         compiled = self.compile(loaded, 1)

@@ -1,21 +1,48 @@
 """Processes that outlived a keeper which was killed, found by the keeper that follows.
 
-They serve on: their slots are SO_REUSEPORT siblings of the new ones. Once the new workers accept, the old ones are told
-to end: each stops new handshakes on its slots, accepts what is queued, closes them, and drains.
+They serve on. The workers among them give back what the dead keeper had lent them, and become a generation of this keeper that is
+about to leave; when the new workers accept, they hand their connections over and end. A worker that does not answer keeps its
+slots, which are SO_REUSEPORT siblings of the new ones; it is told to end, and stops new handshakes, accepts what is
+queued, closes its slots, and drains. So is the old master.
 """
 
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import _socket
 import os
+import select
+import time
 
+from bascule.process.link import Link, LinkClosedError
+from bascule.process.orphaned import meeting_place
 from bascule.process.spawn import start_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from bascule.process.log import Log
+
+PATIENCE_S = 1.0
+"""How long an orphan may take to answer: it has noticed its keeper's death before this one was started."""
+_LOOK_S = 0.01
+
+
+class Orphan:
+    """A worker that has answered, and what it gave back. The descriptors are the caller's."""
+
+    __slots__ = ("greeting", "link", "shared", "slots")
+
+    def __init__(self, link: Link, greeting: dict[str, Any], shared: list[int]) -> None:
+        """See the class."""
+        self.link = link
+        self.greeting = greeting
+        self.shared = shared
+        """The regions, then the snapshot: as many as the greeting says."""
+        self.slots: dict[tuple[str, str], dict[int, int]] = {}
+        """By listener id and address: descriptors by slot number."""
 
 
 class Orphans:
@@ -42,6 +69,18 @@ class Orphans:
         """Return what a successor needs to find them in turn."""
         return {str(pid): self._started[pid] for pid in self.living()}
 
+    def collect(self, directory: str) -> list[Orphan]:
+        """Return the workers that give back what they hold; they are nobody's orphans any more."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        found = []
+        for pid in self.living():
+            link = _connect(meeting_place(directory, pid), deadline_s, waits=_is_worker(pid))
+            orphan = _received(link, deadline_s) if link is not None else None
+            if orphan is not None:
+                found.append(orphan)
+                del self._started[pid]
+        return found
+
     def release(self) -> None:
         """Tell them to end. Their own drain deadline applies."""
         for pid in self.living():
@@ -50,3 +89,67 @@ class Orphans:
                 os.kill(pid, _signal.SIGTERM)
             except OSError as error:
                 self._log.warning("it cannot be told", orphan=pid, error=error.strerror)
+
+
+def merged_listeners(orphans: Sequence[Orphan]) -> list[tuple[str, str, list[int]]]:
+    """Return id, address and descriptors, in the order of their slots, of every listener that orphans hold together.
+
+    Of a slot that two of them hold, because it was on its way from one to the other, one descriptor is closed.
+    """
+    merged: dict[tuple[str, str], dict[int, int]] = {}
+    for orphan in orphans:
+        for key, slots in orphan.slots.items():
+            known = merged.setdefault(key, {})
+            for number, descriptor in slots.items():
+                if number in known:
+                    os.close(descriptor)
+                else:
+                    known[number] = descriptor
+    return [(*key, [slots[number] for number in sorted(slots)]) for key, slots in sorted(merged.items()) if slots]
+
+
+def _is_worker(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="ascii", errors="replace") as file:
+            return file.read().startswith("bascule-work")
+    except OSError:
+        return False
+
+
+def _connect(path: str, deadline_s: float, *, waits: bool) -> Link | None:
+    while True:
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        try:
+            sock.connect(path)
+            return Link(sock.detach())
+        except OSError:
+            if not waits or time.monotonic() >= deadline_s:
+                return None
+        finally:
+            sock.close()
+        time.sleep(_LOOK_S)
+
+
+def _received(link: Link, deadline_s: float) -> Orphan | None:
+    """Return what an orphan gives back, None when it does not say all in time."""
+    poll = select.poll()
+    poll.register(link.fileno(), select.POLLIN)
+    orphan = None
+    try:
+        while time.monotonic() < deadline_s:
+            received = link.receive()
+            if received is None:
+                poll.poll(max(deadline_s - time.monotonic(), 0.0) * 1000)
+                continue
+            message, descriptors = received
+            if message["type"] == "orphan":
+                orphan = Orphan(link, message, descriptors)
+            elif message["type"] == "slots" and orphan is not None:
+                of_listener = orphan.slots.setdefault((message["listener"], message["address"]), {})
+                of_listener.update(zip(message["slots"], descriptors, strict=True))
+            elif message["type"] == "that_is_all":
+                return orphan
+    except (LinkClosedError, ValueError):
+        pass
+    link.close()
+    return None

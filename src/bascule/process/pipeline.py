@@ -2,7 +2,7 @@
 
     following ─► gather ─► gates ─► objects ─► (bind) ─► compile ─► (unbind) ─► publish ─► applied
 
-Whoever brings something into force holds the control's lock and waits for no worker, unless listeners change: see `progress`.
+Whoever brings something into force holds the control's lock and waits for no worker: see `progress`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from bascule.model.quantities import duration_ms
 from bascule.process.compiling import Compiling, images_of, refusals
 from bascule.process.following import Following
 from bascule.process.guard import Guard
+from bascule.process.keeping import images_due, keep_images
 from bascule.process.live_metrics import LiveMetrics
 from bascule.process.mirror import Mirror
 from bascule.process.notices import Notices
@@ -43,8 +44,7 @@ if TYPE_CHECKING:
     from bascule.model.tree import Store as StoreTable
     from bascule.process.control import Control
     from bascule.process.master import Master
-    from bascule.process.unbound import Unbound
-from bascule.process.servers import Servers
+    from bascule.process.servers import Servers
 
 REVIEW_S: Final = 1.0
 """How often the gates are asked what they need to hold no longer."""
@@ -60,7 +60,15 @@ APPLIED_S: Final = 10.0
 class Pipeline:
     """One store in force. Owner: the master, for its life; used from its event loop only."""
 
-    def __init__(self, master: Master, store: Store, table: StoreTable, settings: Settings, directory: str) -> None:
+    def __init__(
+        self,
+        master: Master,
+        store: Store,
+        table: StoreTable,
+        settings: Settings,
+        directory: str,
+        compiling: Compiling | None = None,
+    ) -> None:
         """`table` is the `[store]` table, `settings` hold while the store has none, `directory` outlives a reboot."""
         assert master.directory is not None
         self.master = master
@@ -72,7 +80,7 @@ class Pipeline:
         self.notices = Notices()
         self.metrics = LiveMetrics()
         self.names = ServerNames()
-        self.compiling = Compiling(master.directory.slot, master.publisher)
+        self.compiling = compiling or Compiling(master.directory.slot, master.publisher)
         self.progress = Progress(master.publisher, self.metrics)
         self.settings = settings
         self.following = Following(store, master.log, self._on_reading, self._on_batch, self._on_store)
@@ -118,6 +126,7 @@ class Pipeline:
         """Say that what was loaded is in force."""
         self.progress.note(self.table.revision, 0.0)
         self.guard.note_all(since.entries)
+        keep_images(self)
 
     def _nothing(self) -> Changes:
         return Changes(self.table.revision, [], {}, rewritten=[], standing=[])
@@ -167,6 +176,7 @@ class Pipeline:
             try:
                 if self.compiling.fold_due:
                     await self._fold()
+                await self._keep_images()
                 await self._let_go()
                 if self.gates.freeze_state() is None:
                     await self._review()
@@ -174,6 +184,16 @@ class Pipeline:
             except Exception as error:
                 self.master.log.error("looking after the store failed", error=f"{type(error).__name__}: {error}")
                 self.following.read_again()
+
+    async def _keep_images(self) -> None:
+        """Have the images written down now and then, beside the objects that they say."""
+        if images_due(self) and not len(self._gather):
+            async with self._lock:
+                # What drains is in force, and no object says it.
+                if not any(server.draining for server in self._servers.departures.departed()):
+                    if not self.compiling.clean:
+                        self._publish(await self.compiling.fold(self.table.revision))
+                    keep_images(self)
 
     async def _let_go(self) -> None:
         """Take servers out of force that left and have finished what they had."""
@@ -261,8 +281,7 @@ class Pipeline:
         for reason in dict.fromkeys(hold.reason for hold in verdict.held):
             keys = [hold.key for hold in verdict.held if hold.reason == reason]
             self.master.log.error("held: " + reason, objects=len(keys), remedy=verdict.held[0].remedy)
-            data = {"reason": reason, "keys": keys[:KEYS_SHOWN], "count": len(keys)}
-            self.notices.tell("held", revision, data)
+            self.notices.tell("held", revision, {"reason": reason, "keys": keys[:KEYS_SHOWN], "count": len(keys)})
         return verdict.events
 
     # ---- into force
@@ -274,15 +293,14 @@ class Pipeline:
         """Bind what is new, compile, close what is gone, publish. What can fail comes before what has an effect."""
         control = self._control
         assert control is not None
-        listeners = (
-            changes.listeners or not self.compiling.ready
-        )  # a predecessor may have died between two of these steps
+        # A predecessor may have died between two of these steps.
+        listeners = changes.listeners or not self.compiling.ready
         if listeners:
             await self._bind(changes)
         if changes.edits or not self.compiling.ready:
             compiled, same = await self._compile(changes)
             if listeners:
-                await control.unbind(self._wanted_listeners())
+                control.unbind(self.wanted_listeners())
             if not same:
                 self._publish(compiled)
             self._release(changes)
@@ -291,8 +309,7 @@ class Pipeline:
             self.settings = changes.settings
             control.tell_settings(changes.settings)
         if listeners:
-            await self.master.publisher.applied()
-            control.lend()
+            control.lend_when_applied()
 
     async def _compile(self, changes: Changes) -> tuple[CompiledSnapshot, bool]:
         """Return the next snapshot, and whether the workers run this very one already."""
@@ -341,10 +358,11 @@ class Pipeline:
         """Open new listeners; those that cannot be opened are quarantined, and the others go on."""
         control = self._control
         assert control is not None
-        while problems := await control.bind(self._wanted_listeners(), self.settings.slots):
+        while problems := await control.bind(self.wanted_listeners(), self.settings.slots):
             self._unbound.refuse(problems, changes)
 
-    def _wanted_listeners(self) -> list[dict[str, str]]:
+    def wanted_listeners(self) -> list[dict[str, str]]:
+        """Return id and address of every listener in force, by id."""
         return [{"id": name, "address": found.address} for name, found in sorted(self.table.listeners().items())]
 
     def _release(self, changes: Changes) -> None:

@@ -32,7 +32,6 @@ class Outcome(msgspec.Struct, frozen=True):
     problems: tuple[Problem, ...] = ()
     applied: bool = True
     lagging: tuple[int, ...] = ()
-    connections_lost: int = 0
 
 
 class Reloader:
@@ -93,7 +92,7 @@ class Reloader:
         compiled = loaded.compile(publisher.revision + 1, master.directory.slot, addresses)
         descriptor = make_memfd(compiled.image)
         try:
-            lost = await self._rebind(loaded)
+            await self._rebind(loaded)
         except BaseException:
             os.close(descriptor)
             raise
@@ -113,7 +112,6 @@ class Reloader:
             revision=compiled.revision,
             applied=applied,
             lagging=tuple(publisher.lagging()),
-            connections_lost=lost,
             problems=() if applied else tuple(self._lag_problems()),
         )
 
@@ -121,12 +119,12 @@ class Reloader:
         loaded.pack()
         self._master.in_force, self._master.addresses = loaded, addresses
 
-    async def _rebind(self, loaded: Configuration) -> int:
+    async def _rebind(self, loaded: Configuration) -> None:
         wanted = loaded.listeners()
         problems = await self._control.bind(wanted, loaded.settings.slots)
         if problems:
             raise loaded.bind_error(problems)
-        return await self._control.unbind(wanted)
+        self._control.unbind(wanted)
 
     def _same_as_running(self, loaded: Configuration, addresses: dict[str, bytes]) -> bool:
         """Whether a successor finds its configuration in force: compilation is deterministic, so the bytes tell."""

@@ -1,10 +1,9 @@
-"""Which worker holds which slot.
+"""How many slots a listener has, and which worker holds which.
 
-A listener has a fixed number S of SO_REUSEPORT sockets; the kernel spreads new connections evenly over the sockets, so
-workers must hold equally many of them to get equal shares. 24 is divisible by 1, 2, 3, 4, 6, 8, 12 and 24: with these
-worker counts the shares are exact. With 5 workers they differ by one slot in 24. S never changes while a listener
-exists: adding or closing a socket re-hashes or resets queued connections, moving a descriptor between processes does
-neither.
+The kernel spreads new connections evenly over the SO_REUSEPORT sockets of an address, so workers must hold equally many
+of them to get equal shares. 24 is divisible by 1, 2, 3, 4, 6, 8, 12 and 24: with these worker counts the shares are
+exact. With 5 workers they differ by one slot in 24. Moving a descriptor between processes costs no connection, adding or
+closing a socket takes care (leaving.py): the number of slots follows the number of workers only where it must.
 """
 
 from __future__ import annotations
@@ -17,11 +16,9 @@ SLOTS_DEFAULT = 24
 SLOTS_MAX = 1024
 
 
-def slot_count(workers: int) -> int:
-    """Return how many slots a TCP listener gets: 24, or the next multiple of the worker count above that."""
-    if workers <= SLOTS_DEFAULT:
-        return SLOTS_DEFAULT
-    return min(workers, SLOTS_MAX)
+def slot_count(workers: int, configured: int = 0) -> int:
+    """Return how many slots a TCP listener is to have: as configured (0: 24), and never fewer than workers."""
+    return min(max(configured or SLOTS_DEFAULT, workers), SLOTS_MAX)
 
 
 def assign(owners: Sequence[int | None], workers: Sequence[int]) -> list[int | None]:
@@ -50,3 +47,11 @@ def assign(owners: Sequence[int | None], workers: Sequence[int]) -> list[int | N
         if owner is None:
             result[slot] = takers.pop(0)
     return result
+
+
+def hold(owners: Sequence[int | None], workers: Sequence[int]) -> list[int | None]:
+    """Return the owner of each slot that is about to be closed: who has it keeps it; what is unowned goes round."""
+    if not workers:
+        return [None] * len(owners)
+    present = set(workers)
+    return [owner if owner in present else workers[place % len(workers)] for place, owner in enumerate(owners)]

@@ -30,10 +30,14 @@ class StateDirectory:
     removing, and the pid in a locked file is always that of the living keeper.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, locked: int = -1) -> None:
         """Create the directory (mode 0700) if need be, lock it and write the pid file; StateDirectoryError
-        otherwise."""
+        otherwise. `locked` is the descriptor of a pid file that this process has locked already (`lock`)."""
         self.path = os.path.abspath(path)
+        if locked >= 0:
+            os.set_inheritable(locked, False)
+            self._pid_file = locked
+            return
         try:
             self._pid_file = self._lock()
         except OSError as error:
@@ -42,6 +46,11 @@ class StateDirectory:
             ) from None
         os.ftruncate(self._pid_file, 0)
         os.pwrite(self._pid_file, f"{os.getpid()}\n".encode(), 0)
+
+    @property
+    def lock(self) -> int:
+        """The descriptor that holds the lock."""
+        return self._pid_file
 
     def file(self, name: str) -> str:
         """Return the path of a file in the directory."""

@@ -290,7 +290,7 @@ class Upgrade:
         if self.phase != HOLDING:
             return
         self._baseline = baseline
-        if any(listener.closing for listener in self._lending.listeners.values()):
+        if self._lending.leaving:
             self._poller.call_later(_LOOK_S, lambda: self.held(baseline))  # who empties its queue must not lose it
             return
         assert self._new is not None
@@ -345,6 +345,8 @@ class Upgrade:
         self._keeper.promote()
         self._enter(EMPTYING)
         if self._is_back or not self._probation_ms:
+            if not self._is_back:
+                self._keeper.renew()
             self._old.leave(self._old.crew.drain_timeout_ms)
         self._emptied()
 

@@ -16,9 +16,11 @@ import os
 import sys
 import time
 
-from bascule.process import access_log, listeners
+from bascule import __version__
+from bascule.process import access_log, listeners, steering
 from bascule.process.link import Link, LinkClosedError
 from bascule.process.log import Log
+from bascule.process.orphaned import MeetingPlace, introduce
 from bascule.process.spawn import name_process
 from bascule.process.worker_loops import FirstLoop, run_uvloop
 
@@ -33,6 +35,8 @@ HEARTBEAT_S = 5.0
 FLUSH_S = 0.05
 DRAIN_LOOK_S = 0.02
 DRAIN_TIMEOUT_MS = 30_000
+LEAVING_MAX_S = 5.0
+"""How long a worker without a keeper that is to leave may take to empty its queues."""
 CUT_S = 1.0
 """After the deadline of a drain: for the engine to cut what is left, and say so to whom it can."""
 COUNTED = (
@@ -62,6 +66,11 @@ class Worker:
         self.memory_bytes = 0
         self.slots: dict[tuple[str, int], int] = {}
         """The worker's own copy of every lent descriptor: the engine's are the engine's to close."""
+        self.addresses: dict[str, str] = {}
+        """Of the listeners of these slots, by id."""
+        self.state_path = ""
+        self.waiting: MeetingPlace | None = None
+        """Where a worker without a keeper waits for the next one."""
         self.draining_until_s = 0.0
         self.emptying = False
         """It rests or drains, and the keeper has not heard yet that no connection is left."""
@@ -69,6 +78,8 @@ class Worker:
         self.ended = False
         self.log = Log(process="worker", worker=number, pid=os.getpid())
         self._regions: list[int] = []
+        self._snapshot: list[int] = []
+        """Of the newest: its records, and its routes base if it has one of its own. For a keeper that has none."""
         self._next_beat_s = 0.0
         self._access_log_problem = ""
         self._lines_lost = 0
@@ -103,6 +114,8 @@ class Worker:
             self.log.error("the keeper is gone; serving on with the slots and the snapshot there are")
             if self.engine is None or not self.revision:
                 self.ended = True
+            else:
+                self._await_keeper()
         elif link is self.master:
             self.master = None
         self.on_lost(link)
@@ -110,6 +123,46 @@ class Worker:
 
     def on_lost(self, link: Link) -> None:
         """Take a link out of the loop; the loop in use replaces this."""
+
+    def on_waiting(self, place: MeetingPlace) -> None:
+        """Call `keeper_came` when a keeper has come; the loop in use replaces this."""
+
+    def on_found(self, link: Link) -> None:
+        """Take a new link into the loop; the loop in use replaces this."""
+
+    def _await_keeper(self) -> None:
+        if not self.state_path or self.draining_until_s:
+            return
+        try:
+            self.waiting = MeetingPlace(self.state_path, self.log)
+        except OSError as error:
+            self.log.error("no keeper can find this worker", state=self.state_path, error=error.strerror)
+            return
+        self.on_waiting(self.waiting)
+
+    def keeper_came(self) -> None:
+        """Give the keeper that followed what the one before had lent, and obey it from now on."""
+        assert self.waiting is not None
+        link = self.waiting.accept()
+        if link is None:
+            return
+        self.waiting = None
+        greeting = {
+            "number": self.number,
+            "pid": os.getpid(),
+            "version": __version__,
+            "revision": self.revision,
+            "regions": len(self._regions),
+        }
+        try:
+            introduce(link, greeting, [*self._regions, *self._snapshot], self.slots, self.addresses)
+        except LinkClosedError:
+            link.close()
+            self._await_keeper()
+            return
+        self.log.info("a keeper has come")
+        self.keeper = link
+        self.on_found(link)
 
     # ---- messages
 
@@ -134,6 +187,7 @@ class Worker:
 
     def _settings(self, message: dict[str, Any], _: list[int]) -> None:
         self.log.json = message["log_json"]
+        self.state_path = message["state"]
         self.drain_timeout_ms = message["drain_timeout_ms"]
         self.memory_bytes = message["worker_memory_bytes"]
         self._limit_memory()
@@ -184,6 +238,7 @@ class Worker:
             if revision > self.revision:
                 first = not self.revision
                 self.revision = self.engine.adopt(descriptors[0], base)
+                self._remember(descriptors)
                 if first:
                     self.tell_keeper({"type": "started", "revision": self.revision})
             if message.get("answer"):
@@ -205,9 +260,16 @@ class Worker:
                 os.close(descriptor)
         self._tell(self.master, {"type": "applied", "revision": self.revision})
 
+    def _remember(self, descriptors: list[int]) -> None:
+        """Keep the newest snapshot's descriptors. Records that come alone have the base of those before."""
+        for old in self._snapshot[: len(descriptors)]:
+            os.close(old)
+        self._snapshot = [os.dup(descriptor) for descriptor in descriptors] + self._snapshot[len(descriptors) :]
+
     def _lend(self, message: dict[str, Any], descriptors: list[int]) -> None:
         assert self.engine is not None
         listener, numbers = message["listener"], message["slots"]
+        self.addresses[listener] = message.get("address", "")
         for slot, descriptor in zip(numbers, descriptors, strict=True):
             if (listener, slot) in self.slots:
                 os.close(descriptor)
@@ -349,8 +411,8 @@ class Worker:
         elif not self.leaving_until_s and not self.draining_until_s:
             self.log.info("draining without a keeper", drain_timeout_s=self.drain_timeout_ms / 1000)
             for descriptor in self.slots.values():
-                listeners.stop_handshakes(descriptor)
-            self.leaving_until_s = time.monotonic() + listeners.EMPTYING_MAX_S
+                steering.drop_handshakes(descriptor)
+            self.leaving_until_s = time.monotonic() + LEAVING_MAX_S
 
     def _leave_when_empty(self, now_s: float) -> None:
         queued = any(listeners.queue_length(descriptor) for descriptor in self.slots.values())

@@ -1,7 +1,7 @@
-"""The two loops a worker hangs in.
+"""The two loops that a worker hangs in, one after the other.
 
-The first is poll(2): importing uvloop (and asyncio with it) costs 65 ms of CPU, and a worker that replaces a dead one should accept
-before that. It is imported by a thread once the worker serves; then uvloop takes the same descriptors over.
+The first is poll(2): importing uvloop (and asyncio with it) costs 65 ms of CPU, and a worker that replaces a dead one
+should accept before that. It is imported by a thread once the worker serves; then uvloop takes the same descriptors over.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from bascule.process.link import Link
+    from bascule.process.orphaned import MeetingPlace
     from bascule.process.worker import Worker
 
 PATIENCE_MS = 20
@@ -45,9 +47,10 @@ class FirstLoop:
         _signal.signal(_signal.SIGTERM, lambda number, frame: worker.terminate())
         for link in (worker.keeper, worker.master):
             assert link is not None
-            self._watched[link.fileno()] = link
-            self._poll.register(link.fileno(), select.POLLIN)
+            self._watch(link)
         worker.on_lost = self._forget  # type: ignore[method-assign]
+        worker.on_waiting = self._wait_for_keeper  # type: ignore[method-assign]
+        worker.on_found = self._watch  # type: ignore[method-assign]
 
     def run(self) -> None:
         """Return when uvloop can take over, or when the worker is to end."""
@@ -68,11 +71,21 @@ class FirstLoop:
             worker.engine.turn()
         elif descriptor == self._wakeup:
             os.read(self._wakeup, 64)
+        elif worker.waiting is not None and descriptor == worker.waiting.fileno():
+            self._poll.unregister(descriptor)
+            worker.keeper_came()
         elif descriptor in self._watched:
             worker.read(self._watched[descriptor])
             if worker.engine is not None and self._engine < 0:
                 self._engine = worker.engine.fileno()
                 self._poll.register(self._engine, select.POLLIN)
+
+    def _watch(self, link: Link) -> None:
+        self._watched[link.fileno()] = link
+        self._poll.register(link.fileno(), select.POLLIN)
+
+    def _wait_for_keeper(self, place: MeetingPlace) -> None:
+        self._poll.register(place.fileno(), select.POLLIN)
 
     def _forget(self, link: Link) -> None:
         del self._watched[link.fileno()]
@@ -108,48 +121,80 @@ def run_uvloop(worker: Worker) -> None:
     engine = worker.engine
     assert engine is not None
     loop.add_reader(engine.fileno(), engine.turn, PATIENCE_MS)
-
-    def watch(link: Link) -> None:
-        def readable() -> None:
-            worker.read(link)
-            if worker.ended or worker.emptying:
-                beat()
-
-        loop.add_reader(link.fileno(), readable)
-        engine.watch(link.fileno())
-
-    worker.on_lost = lambda link: loop.remove_reader(link.fileno())  # type: ignore[method-assign]
-    for link in (worker.keeper, worker.master):
-        if link is not None:
-            watch(link)
-
-    pending: list[asyncio.TimerHandle] = []
-
-    def beat() -> None:
-        while pending:
-            pending.pop().cancel()
-        wait_s = worker.tick()
-        for link in (worker.keeper, worker.master):
-            if link is not None and link.wants_write:
-                worker.read(link)
-        if worker.ended:
-            loop.stop()
-        else:
-            pending.append(loop.call_later(wait_s, beat))
-
-    def terminate() -> None:
-        worker.terminate()
-        beat()
+    hanging = _Hanging(worker, loop)
 
     # Until the loop runs, the handler of the first loop answers; one of uvloop's would only be noted, and read at the
     # next signal.
-    loop.call_soon(loop.add_signal_handler, _signal.SIGTERM, terminate)
-    loop.call_soon(beat)
+    loop.call_soon(loop.add_signal_handler, _signal.SIGTERM, hanging.terminate)
+    loop.call_soon(hanging.beat)
     _freeze()
     try:
         loop.run_forever()
     finally:
         loop.close()
+
+
+class _Hanging:
+    """A worker in its second loop: what wakes it beside its engine."""
+
+    def __init__(self, worker: Worker, loop: asyncio.AbstractEventLoop) -> None:
+        self._worker = worker
+        self._loop = loop
+        self._pending: asyncio.TimerHandle | None = None
+        worker.on_lost = self._forget  # type: ignore[method-assign]
+        worker.on_waiting = self._wait_for_keeper  # type: ignore[method-assign]
+        worker.on_found = self._watch  # type: ignore[method-assign]
+        for link in (worker.keeper, worker.master):
+            if link is not None:
+                self._watch(link)
+        if worker.waiting is not None:
+            self._wait_for_keeper(worker.waiting)
+
+    def beat(self) -> None:
+        """Do what is due, and come again when something else is."""
+        worker = self._worker
+        if self._pending is not None:
+            self._pending.cancel()
+        wait_s = worker.tick()
+        for link in (worker.keeper, worker.master):
+            if link is not None and link.wants_write:
+                worker.read(link)
+        if worker.ended:
+            self._loop.stop()
+        else:
+            self._pending = self._loop.call_later(wait_s, self.beat)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self._worker.terminate()
+        self.beat()
+
+    def _watch(self, link: Link) -> None:
+        worker = self._worker
+
+        def readable() -> None:
+            worker.read(link)
+            if worker.ended or worker.emptying:
+                self.beat()
+
+        self._also(link.fileno(), readable)
+
+    def _forget(self, link: Link) -> None:
+        self._loop.remove_reader(link.fileno())
+
+    def _wait_for_keeper(self, place: MeetingPlace) -> None:
+        descriptor = place.fileno()
+
+        def came() -> None:
+            self._loop.remove_reader(descriptor)
+            self._worker.keeper_came()
+
+        self._also(descriptor, came)
+
+    def _also(self, descriptor: int, readable: Callable[[], None]) -> None:
+        assert self._worker.engine is not None
+        self._loop.add_reader(descriptor, readable)
+        self._worker.engine.watch(descriptor)
 
 
 def _freeze() -> None:
