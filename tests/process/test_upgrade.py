@@ -181,6 +181,8 @@ def test_what_the_command_prints(served: Running) -> None:
 def test_back_is_to_the_processes_that_waited(served: Running) -> None:
     before = workers(served)
     master = served.balancer.status()["master"]["pid"]
+    served.balancer.write(served.tree(again=served.origin.address))
+    assert served.balancer.reload()[0] == 200  # by the master: the keeper knows what its workers had at their start
     served.upgraded()
     assert not set(workers(served).values()) & set(before.values())
     receipt = served.back()

@@ -138,9 +138,9 @@ def _bind(path: str) -> Any:
 
 
 def _user(descriptor: int) -> int:
-    sock = _socket.socket(fileno=os.dup(descriptor))
+    sock = _socket.socket(fileno=descriptor)
     try:
         _, user, _ = _CREDENTIALS.unpack(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _CREDENTIALS.size))
         return int(user)
     finally:
-        sock.close()
+        sock.detach()

@@ -72,6 +72,8 @@ class Upgrade:
         self._baseline: dict[str, Any] = {}
         self._own_snapshot = False
         """The generation that the last upgrade started could not use the snapshot of the one before."""
+        self._own_is_of = 0
+        """Of which revision of the generation before that is what this one makes of the configuration."""
         self._lost = False
         self._deferred: list[tuple[dict[str, Any], list[int]]] = []
 
@@ -224,8 +226,10 @@ class Upgrade:
         if kind == "regions":
             crew.take_regions(descriptors)
         elif kind == "snapshot":
-            self._own_snapshot = True
+            self._own_snapshot, self._own_is_of = True, message["of"]
             crew.take_snapshot(message["revision"], descriptors)
+            if self.phase == ADOPTING:
+                crew.confirm_snapshot()
         elif kind == "standing_by" and self.phase == STARTING:
             if message["restarted"] and self._receipt is not None:
                 self._receipt.note("regions_restarted", message["restarted"])
@@ -297,12 +301,27 @@ class Upgrade:
         self._enter(ADOPTING)
         if self._is_back:
             self._new.crew.resume()
-        self._attempt(self._take_newest)
+        self._attempt(self._catch_up)
         self._attempt(self._look)
 
+    def _catch_up(self) -> None:
+        """Have the candidate's workers adopt what is in force, if they can, and say so."""
+        assert self._old is not None
+        assert self._new is not None
+        crew, is_newest = self._new.crew, self._own_is_of == self._old.crew.revision
+        if not self._own_snapshot:
+            self._take_newest()
+        elif not self._is_back and not is_newest:
+            self._new.tell_master({"type": "compile", "of": self._old.crew.revision})
+        if self._is_back and (self._own_snapshot or crew.revision == self._old.crew.revision):
+            crew.confirm_snapshot()  # what a master gave them since they started, the keeper does not know
+
     def _adopted(self) -> bool:
+        assert self._old is not None
         assert self._new is not None
         crew = self._new.crew
+        if self._own_snapshot and not self._is_back and self._own_is_of != self._old.crew.revision:
+            return False
         return all(worker.revision == crew.revision for worker in crew.serving())
 
     def _commit(self) -> None:
