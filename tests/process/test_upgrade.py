@@ -287,6 +287,8 @@ def test_a_snapshot_that_is_not_understood_is_compiled_anew(served: Running) -> 
         until(lambda: serves(served.port) and more.requests, "a request there")
         served.balancer.write(served.tree())
         assert served.balancer.reload()[0] == 200
+    served.other().set(starting="raise")  # an upgrade that fails in between changes nothing about what is understood
+    assert not order(served.balancer, program=served.other())["receipt"]["ok"]
     served.back()
 
 

@@ -9,6 +9,7 @@ import _socket
 import errno
 import os
 import struct
+import time
 
 from bascule.process.link import Link, LinkClosedError
 
@@ -112,14 +113,21 @@ class ControlSocket:
             client.close()
 
 
-def connect(directory: str) -> Link:
-    """Return a link to the keeper of a state directory; OSError when none listens there."""
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-    try:
-        sock.connect(os.path.join(directory, CONTROL_SOCKET))
-        return Link(sock.detach())
-    finally:
-        sock.close()
+def connect(directory: str, patience_s: float = 3.0) -> Link:
+    """Return a link to the keeper of a state directory; OSError when none listens there, not even after a moment: one that
+    becomes another version by execve does not listen in between."""
+    until_s = time.monotonic() + patience_s
+    while True:
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        try:
+            sock.connect(os.path.join(directory, CONTROL_SOCKET))
+            return Link(sock.detach())
+        except (ConnectionRefusedError, FileNotFoundError):
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(0.02)
+        finally:
+            sock.close()
 
 
 def _bind(path: str) -> Any:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import os
 
+from bascule.process import link as links
 from bascule.process.asking import Asking
 from bascule.process.generation import CANDIDATE, RESTING, Generation
+from bascule.process.newest import Newest
 from bascule.process.phases import (
     ADOPTING,
     ASKING,
@@ -23,9 +25,11 @@ from bascule.process.phases import (
     LENDING,
     PATIENCE_S,
     SAYINGS,
+    SEE_LOG,
     STARTING,
     TAKING_OVER,
     TESTING,
+    failed,
 )
 from bascule.process.probation import Probation
 from bascule.process.receipt import Receipt, summary
@@ -53,8 +57,9 @@ class Upgrade:
 
     def __init__(self, keeper: Keeper, poller: Poller, log: Log, lending: Lending) -> None:
         """See the class."""
-        self.phase = ""
-        """Empty: nothing is under way."""
+        self.phase = ""  # nothing is under way
+        self.usual_probation_ms = 0
+        """How long a probation lasts when nobody says."""
         self.probation = Probation(poller, log, self._proven)
         self._keeper = keeper
         self._poller = poller
@@ -63,6 +68,7 @@ class Upgrade:
         self._old: Generation | None = None
         self._new: Generation | None = None
         self._is_back = False
+        self._in_charge = False
         self._receipt: Receipt | None = None
         self._report: Report = lambda message: None
         self._timer: Timer | None = None
@@ -70,25 +76,24 @@ class Upgrade:
         self._asking = Asking(poller, lambda program: self._attempt(lambda: self._start(program)), self._fail)
         self._test: SelfTest | None = None
         self._baseline: dict[str, Any] = {}
-        self._own_snapshot = False
-        """The generation that the last upgrade started could not use the snapshot of the one before."""
-        self._own_is_of = 0
-        """Of which revision of the generation before that is what this one makes of the configuration."""
+        self._newest = Newest()
         self._lost = False
         self._deferred: list[tuple[dict[str, Any], list[int]]] = []
 
     # ---- what can be asked
 
     def begin(self, launcher: Sequence[str], probation_ms: int, reason: str, report: Report) -> None:
-        """Replace the active generation by the program that `launcher` starts."""
+        """Replace the active generation by the program that `launcher` starts; by its own, as it is now, without one."""
         if self._refused(report):
             return
+        launcher = launcher or self._keeper.active.program.launcher
+        self._log.info("upgrade", program=" ".join(launcher), because=reason)
         workers, rests = self._keeper.active.crew.target, self.probation.resting is not None
         short = shortage(self._lending, workers, one_rests=rests)
         if short is not None:
-            report(_failed(*short))
+            report(failed(*short))
             return
-        self._is_back, self._probation_ms, self._own_snapshot = False, probation_ms, False
+        self._is_back, self._probation_ms = False, probation_ms
         self._begun("upgrade", reason, report)
         self._enter(ASKING)
         self._asking.begin(launcher)
@@ -100,7 +105,7 @@ class Upgrade:
         resting = self.probation.take()
         if resting is None:
             remedy = "there is nothing to switch back to; upgrade to the version you want"
-            report(_failed("no generation rests", remedy))
+            report(failed("no generation rests", remedy))
             return
         self._is_back = True
         self._begun("back", reason, report)
@@ -114,7 +119,7 @@ class Upgrade:
             return
         resting = self.probation.resting
         if resting is None:
-            report(_failed("no generation rests", "there is no probation to end"))
+            report(failed("no generation rests", "there is no probation to end"))
             return
         report({"type": "finished", "generation": resting.number})
         self.probation.proven()
@@ -177,7 +182,7 @@ class Upgrade:
         self._watch_candidate(new)
         new.crew.apply_settings(old.crew.drain_timeout_ms, old.crew.access_log, old.crew.worker_memory_bytes)
         new.crew.regions = [os.dup(descriptor) for descriptor in old.crew.regions]
-        self._take_newest()
+        self._newest.begin(old, new)
         new.start_master()
 
     def _watch_candidate(self, new: Generation) -> None:
@@ -185,13 +190,13 @@ class Upgrade:
         new.on_message = lambda message, descriptors: self._attempt(lambda: self._from_candidate(message, descriptors))
         new.on_master_death = lambda reason: self._candidate_lost(f"the new master died: {reason}")
         new.crew.on_death = lambda worker, why: self._candidate_lost(f"new worker {worker.number} died: {why}")
-        new.crew.on_start_failure = lambda why: self._fail(f"a new worker cannot be started: {why}", _SEE_LOG)
-        new.crew.on_refusal = lambda why: self._fail(f"a new worker refuses the snapshot in force: {why}", _SEE_LOG)
+        new.crew.on_start_failure = lambda why: self._fail(f"a new worker cannot be started: {why}", SEE_LOG)
+        new.crew.on_refusal = lambda why: self._fail(f"a new worker refuses the snapshot in force: {why}", SEE_LOG)
         new.crew.on_change = lambda: self._attempt(self._look)
 
     def _candidate_lost(self, what: str) -> bool:
         self._lost = True
-        self._fail(what, _SEE_LOG)
+        self._fail(what, SEE_LOG)
         return False
 
     def _attempt(self, step: Callable[[], None]) -> None:
@@ -199,26 +204,20 @@ class Upgrade:
         before the commit this fails the upgrade, and nothing else."""
         try:
             step()
-        except OSError as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             if not self._is_undecided():
                 raise
-            self._fail(f"{SAYINGS[self.phase]}: {error.strerror or error}", _SEE_LOG)
-        except (KeyError, TypeError, ValueError) as error:
-            if not self._is_undecided():
-                raise
-            self._fail(f"the new version says what is not known here: {type(error).__name__}: {error}", _SEE_LOG)
+            what = error.strerror if isinstance(error, OSError) else f"not known here: {type(error).__name__}: {error}"
+            self._fail(f"{SAYINGS[self.phase]}: {what}", SEE_LOG)
 
     def _is_undecided(self) -> bool:
         """Whether something is under way that can still fail."""
         return bool(self.phase) and self.phase not in {TAKING_OVER, EMPTYING}
 
     def _take_newest(self) -> None:
-        """Give the candidate the snapshot in force, unless it has made its own."""
-        if self._new is None or self._old is None or self._own_snapshot:
-            return
-        crew, newest = self._new.crew, self._old.crew
-        if crew.revision != newest.revision and newest.snapshot:
-            crew.give_snapshot(newest.revision, newest.snapshot)
+        assert self._old is not None
+        assert self._new is not None
+        self._newest.give(self._old, self._new)
 
     def _from_candidate(self, message: dict[str, Any], descriptors: list[int]) -> None:
         assert self._new is not None
@@ -226,7 +225,7 @@ class Upgrade:
         if kind == "regions":
             crew.take_regions(descriptors)
         elif kind == "snapshot":
-            self._own_snapshot, self._own_is_of = True, message["of"]
+            self._newest.made(self._new, message["of"])
             crew.take_snapshot(message["revision"], descriptors)
             if self.phase == ADOPTING:
                 crew.confirm_snapshot()
@@ -240,14 +239,14 @@ class Upgrade:
         elif kind == "self_tested" and self.phase == TESTING:
             self._tested(message)
         elif kind == "fatal":
-            self._fail(f"the new master cannot take over: {message['reason']}", _SEE_LOG)
+            self._fail(f"the new master cannot take over: {message['reason']}", SEE_LOG)
         else:
-            _ignored(message, descriptors)
+            links.close_all(descriptors)
 
     def _tested(self, message: dict[str, Any]) -> None:
         self._close_test()
         if message["problems"]:
-            self._fail(f"the self-test failed: {message['problems'][0]}", _SEE_LOG)
+            self._fail(f"the self-test failed: {message['problems'][0]}", SEE_LOG)
             return
         if self._receipt is not None:
             self._receipt.note("self_test_requests", message["requests"])
@@ -263,8 +262,8 @@ class Upgrade:
         if phase == FILLING and new.crew.is_complete():
             self._begin_test()
         elif phase == TESTING and self._test is not None and self._test.begins():
-            new.tell_master({"type": "self_test", "ports": self._test.ports()})
-        elif phase == ADOPTING and self._adopted():
+            new.tell_master({"type": "self_test", "ports": self._test.ports()}, new.crew.snapshot)
+        elif phase == ADOPTING and self._newest.is_reached(self._keeper.active, new, is_back=self._is_back):
             self._enter(LENDING)
             self._lending.lend_beside(new.crew)
             self._look()
@@ -305,24 +304,9 @@ class Upgrade:
         self._attempt(self._look)
 
     def _catch_up(self) -> None:
-        """Have the candidate's workers adopt what is in force, if they can, and say so."""
         assert self._old is not None
         assert self._new is not None
-        crew, is_newest = self._new.crew, self._own_is_of == self._old.crew.revision
-        if not self._own_snapshot:
-            self._take_newest()
-        elif not self._is_back and not is_newest:
-            self._new.tell_master({"type": "compile", "of": self._old.crew.revision})
-        if self._is_back and (self._own_snapshot or crew.revision == self._old.crew.revision):
-            crew.confirm_snapshot()  # what a master gave them since they started, the keeper does not know
-
-    def _adopted(self) -> bool:
-        assert self._old is not None
-        assert self._new is not None
-        crew = self._new.crew
-        if self._own_snapshot and not self._is_back and self._own_is_of != self._old.crew.revision:
-            return False
-        return all(worker.revision == crew.revision for worker in crew.serving())
+        (self._newest.come_back if self._is_back else self._newest.catch_up)(self._old, self._new)
 
     def _commit(self) -> None:
         old, new = self._old, self._new
@@ -354,13 +338,14 @@ class Upgrade:
             self._promote()
 
     def _from_old(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        _ignored(message, descriptors)
+        links.close_all(descriptors)
         if message["type"] == "rested" and self.phase == TAKING_OVER:
             self._promote()
 
     def _promote(self) -> None:
         """Put the new master in charge; what remains is to wait until the old workers are empty."""
         assert self._old is not None
+        self._in_charge = False
         self._keeper.promote()
         self._enter(EMPTYING)
         if self._is_back or not self._probation_ms:
@@ -369,9 +354,14 @@ class Upgrade:
             self._old.leave(self._old.crew.drain_timeout_ms)
         self._emptied()
 
+    def in_charge(self) -> None:
+        """The new master follows the store and answers on the admin socket."""
+        self._in_charge = True
+        self._emptied()
+
     def _emptied(self) -> None:
         old = self._old
-        if self.phase != EMPTYING or old is None:
+        if self.phase != EMPTYING or old is None or not self._in_charge:
             return
         workers = old.crew.workers.values()
         if any(worker.account.get("in_flight", 1) for worker in workers):
@@ -390,9 +380,8 @@ class Upgrade:
 
     def _proven(self) -> None:
         self._log.info("the new version is proven", version=self._keeper.active.program.version)
-        if not self.phase:  # else the end of what is under way decides
-            self._keeper.announce({"phase": "proven", "text": "the probation is over: the version before ends"})
-            self._keeper.renew()
+        self._keeper.announce({"phase": "proven", "text": "the probation is over: the version before ends"})
+        self._keeper.renew()
 
     def _resting_lost(self, generation: Generation, why: str) -> bool:
         if generation.state == RESTING:
@@ -407,10 +396,10 @@ class Upgrade:
     def _refused(self, report: Report) -> bool:
         if self.phase:
             report(
-                _failed(f"an upgrade is under way: {SAYINGS[self.phase]}", "wait for its end: bascule upgrade --status")
+                failed(f"an upgrade is under way: {SAYINGS[self.phase]}", "wait for its end: bascule upgrade --status")
             )
         elif not self._keeper.can_upgrade:
-            report(_failed("the load balancer is starting or stopping", "wait until it is ready"))
+            report(failed("the load balancer is starting or stopping", "wait until it is ready"))
         else:
             return False
         return True
@@ -442,7 +431,7 @@ class Upgrade:
             self._log.error("the master does not end its change and is killed: its version is on the way out")
             self._old.kill_master()
         else:
-            self._fail(f"{SAYINGS[self.phase]} took longer than {PATIENCE_S[self.phase]:g} s", _SEE_LOG)
+            self._fail(f"{SAYINGS[self.phase]} took longer than {PATIENCE_S[self.phase]:g} s", SEE_LOG)
 
     def _fail(self, reason: str, remedy: str) -> None:
         """Before the commit: nothing changes."""
@@ -476,7 +465,7 @@ class Upgrade:
         new.crew.on_start_failure = lambda reason: None
         new.crew.on_change = lambda: None
         new.on_master_death = lambda reason: False
-        new.on_message = _ignored
+        new.on_message = lambda message, descriptors: links.close_all(descriptors)
         if self._is_back and not self._lost:
             new.crew.rest(new.crew.drain_timeout_ms)
             self.probation.begin(new, self._probation_ms)
@@ -501,15 +490,3 @@ class Upgrade:
         if self._test is not None:
             self._test.close()
             self._test = None
-
-
-_SEE_LOG = "the log (standard error of the keeper, or the journal) has more; the version in force is untouched"
-
-
-def _ignored(message: dict[str, Any], descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
-
-
-def _failed(reason: str, remedy: str) -> dict[str, Any]:
-    return {"type": "failed", "reason": reason, "remedy": remedy}
