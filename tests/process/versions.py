@@ -60,7 +60,7 @@ def main(words):
     "process/standby.py": """
 from bascule.gates import gate
 _stand_by = stand_by
-def stand_by(master, boot):
+def stand_by(*arguments):
     gate("starting")
     from bascule.process import configuration
     from bascule.shared import limits, snapshot, statistics, verdicts
@@ -84,7 +84,7 @@ def stand_by(master, boot):
     if gate("verdicts"):
         verdicts.Verdicts = unknown(RegionError)
     try:
-        _stand_by(master, boot)
+        _stand_by(*arguments)
     finally:
         statistics.Reader, limits.inspect, verdicts.Verdicts = reader, inspect, opened
 """,
@@ -97,11 +97,11 @@ class Otherwise:
     def match(self, **request):
         found = self.matcher.match(**request)
         return type("Match", (), {"frontend": (found.frontend or 0) + 1})
-def rehearse(master, ports):
+def rehearse(*arguments):
     global Matcher
     gate("rehearsing")
     Matcher = Otherwise if gate("matcher") else _Matcher
-    return _rehearse(master, ports)
+    return _rehearse(*arguments)
 """,
     "process/worker.py": """
 from bascule.gates import gate

@@ -29,18 +29,33 @@ class ControlSocket:
     """Listens in the state directory; each message of a client is handed on with a way to answer it."""
 
     def __init__(
-        self, directory: str, poller: Poller, handle: Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], None]
+        self,
+        directory: str,
+        poller: Poller,
+        handle: Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], None],
+        *,
+        descriptor: int = -1,
     ) -> None:
-        """`handle(message, answer)`; `answer` may be called any number of times, also when the client has gone. Raises
-        OSError."""
+        """`handle(message, answer)`; `answer` may be called any number of times, also when the client has gone.
+        `descriptor` is the listening socket if there is one from before an execve. Raises OSError."""
         self._path = os.path.join(directory, CONTROL_SOCKET)
         self._poller = poller
         self._handle = handle
         self._clients: set[Link] = set()
-        self._socket = _bind(self._path)
+        self._socket: Any = _bind(self._path) if descriptor < 0 else _socket.socket(fileno=descriptor)
+        os.set_inheritable(self._socket.fileno(), False)
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         """Given up for the moment in which a client is told that there are no descriptors left."""
         poller.watch_descriptor(self._socket.fileno(), self._accept)
+
+    def fileno(self) -> int:
+        """Return the descriptor of the listening socket."""
+        return int(self._socket.fileno())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is connected. Who waits to be can do so over an execve."""
+        return not self._clients
 
     def close(self) -> None:
         """Listen no more; clients hear the end."""

@@ -95,7 +95,10 @@ class Keeper:
         """Serve until told to stop; return the exit status."""
         self._take_signals()
         self._control = ControlSocket(
-            self._state.path, self._poller, lambda message, answer: obey(self._upgrade, message, answer)
+            self._state.path,
+            self._poller,
+            lambda message, answer: obey(self._upgrade, message, answer),
+            descriptor=-1 if self._document is None else self._document["control"],
         )
         if self._document is None:
             self._take_over(self._orphans.collect(self._state.path))
@@ -172,6 +175,7 @@ class Keeper:
             and not self._stopping
             and not self._upgrade.phase
             and self._upgrade.probation.resting is None
+            and self._control.is_idle
             and self._rebinding.is_quiet()
             and all(generation.is_quiet() for generation in self._generations)
         )
@@ -183,6 +187,7 @@ class Keeper:
             workers=self._options["workers"],
             state=self._state.path,
             lock=document.keep(self._state.lock),
+            control=document.keep(self._control.fileno()),
             probation_ms=self._upgrade.usual_probation_ms,
             notifier=self._notifier.describe(),
             rebinding=self._rebinding.describe(document),
