@@ -483,11 +483,9 @@ class Keeper:
         if pids == self._recorded:
             return
         self._recorded = pids
-        record = {str(pid): spawn.start_time(pid) for pid in pids}
+        processes = {**self._orphans.record(), **{str(pid): spawn.start_time(pid) for pid in pids}}
         try:
-            self._state.write(
-                PROCESSES_FILE, {"keeper": os.getpid(), "processes": {**self._orphans.record(), **record}}
-            )
+            self._state.write(PROCESSES_FILE, {"keeper": os.getpid(), "processes": processes})
         except OSError as error:
             self._recorded = []  # again at the next change
             self._log.error("the processes cannot be recorded in the state directory", error=error.strerror)
