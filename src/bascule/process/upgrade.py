@@ -126,15 +126,9 @@ class Upgrade:
 
     def state(self) -> dict[str, Any]:
         """Return what is under way, for status and `upgrade?`."""
-        resting = self.probation.resting
-        return {
-            "phase": self.phase,
-            "generation": self._keeper.active.number,
-            "version": self._keeper.active.program.version,
-            "resting": None if resting is None else {"generation": resting.number, "version": resting.program.version},
-            "probation_left_s": round(self.probation.left_s(), 1),
-            "baseline": self.probation.baseline,
-        }
+        active = self._keeper.active
+        serving = {"generation": active.number, "version": active.program.version}
+        return {"phase": self.phase, **serving, **self.probation.state()}
 
     def stop(self) -> None:
         """The keeper stops: nothing is replaced any more."""
@@ -225,7 +219,7 @@ class Upgrade:
         if kind == "regions":
             crew.take_regions(descriptors)
         elif kind == "snapshot":
-            self._newest.made(self._new, message["of"])
+            self._newest.made(self._new, message.get("of", 0))
             crew.take_snapshot(message["revision"], descriptors)
             if self.phase == ADOPTING:
                 crew.confirm_snapshot()
