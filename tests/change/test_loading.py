@@ -44,6 +44,7 @@ def loaded(values: dict[str, bytes]) -> ObjectTable:
 
 
 def same(one: ObjectTable, other: ObjectTable) -> None:
+    assert len(one.ledger) == len(other.ledger)
     assert one.tree() == other.tree()
     assert one.states() == other.states()
     assert +one._counted == +other._counted

@@ -78,7 +78,7 @@ class ObjectTable:
         self.identity = ""
         self.revision = 0
         self._settings = settings or Settings()
-        self.ledger = Ledger()
+        self._ledger = Ledger()
         self._standings: dict[str, Standing] = {}
         self._waiters: dict[str, set[str]] = {}
         self._users = Packed()
@@ -89,8 +89,31 @@ class ObjectTable:
         """Objects in force, by kind."""
         self._loaded: Tree | None = None
         """The tree while it is what was loaded: a start asks for it several times."""
+        self._unfilled: Mapping[str, Entry] | None = None
+        """Entries that are in `_loaded` and not yet in the ledger: a start serves before it needs them there."""
 
     # ---- what is asked of it
+
+    @property
+    def ledger(self) -> Ledger:
+        """What the store says; right after `load`, asking for it costs 1 us an entry."""
+        self._fill()
+        return self._ledger
+
+    def _fill(self) -> None:
+        if self._unfilled is not None:
+            entries, self._unfilled = self._unfilled, None
+            assert self._loaded is not None
+            self._ledger.fill(entries)
+            for name, frontend in self._loaded.frontends.items():
+                self._users.put(f"{frontend.backend}/{name}", owner_length=len(frontend.backend.encode()))
+
+    def settings(self) -> Settings:
+        """Return the settings in force: those stored, or those that hold while there are none."""
+        if self._loaded is not None:
+            return self._loaded.settings
+        record = self.record(SETTINGS)
+        return record if isinstance(record, Settings) else self._settings
 
     def in_force(self, key: str) -> bytes | None:
         """Return the form of an object that is in force, None when none is."""
@@ -189,9 +212,7 @@ class ObjectTable:
         self.revision = revision
         doubtful = {key: entries[key] for key in loaded.doubtful}
         plain = {key: entry for key, entry in entries.items() if key not in doubtful} if doubtful else entries
-        self.ledger.fill(plain)
-        for name, frontend in loaded.tree.frontends.items():
-            self._users.put(f"{frontend.backend}/{name}", owner_length=len(frontend.backend.encode()))
+        self._loaded, self._unfilled = loaded.tree, plain
         self._counted, self._listeners = loaded.counts, dict(loaded.tree.listeners)
         tree = loaded.tree
         if doubtful:
@@ -229,6 +250,7 @@ class ObjectTable:
 
     def forget_tree(self) -> None:
         """Keep the loaded tree no longer: a start is over, or something is in force that it does not have."""
+        self._fill()
         self._loaded = None
 
     def again(self, keys: Iterable[str]) -> Changes:
