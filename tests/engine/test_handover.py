@@ -62,6 +62,23 @@ def test_a_request_in_flight_is_answered_first(family: Family) -> None:
         assert f.ask(client).endswith(b"ok")
 
 
+def test_more_exchanges_than_a_parcel_holds_end_in_one_turn(family: Family) -> None:
+    with family as f:
+        clients = f.crowd(130)
+        for client in clients:
+            client.sendall(GET)
+        servers = [f.accept() for _ in clients]
+        heir = f.heir()
+        f.rest()
+        f.turn(5)
+        for server in servers:
+            server.sendall(OK)
+        f.moved(heir, 130)
+        assert f.counts() == {"handed_over_idle": 130}
+        for client in clients:
+            assert f.head(client).endswith(b"ok")
+
+
 def test_pipelined_requests_move_unparsed(family: Family) -> None:
     with family as f:
         client = f.connect()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.handing import GET, LIMITED, Family
+from engine.handing import GET, LIMITED, SWITCH, UPGRADE, Family
 
 
 @pytest.fixture
@@ -37,6 +37,22 @@ def test_a_tunnel_moves_and_goes_on(family: Family) -> None:
             for kind, name in (("listener", "web"), ("frontend", "app"), ("backend", "app"), ("server", "app/a1"))
         } == {1}
         f.assert_gauges_zero()
+
+
+def test_a_tunnel_that_begins_while_its_worker_rests_moves_too(family: Family) -> None:
+    with family as f:
+        client = f.connect()
+        client.sendall(UPGRADE)
+        server = f.accept()
+        f.head(server)
+        heir = f.heir()
+        f.rest()
+        f.turn(5)
+        server.sendall(SWITCH)
+        f.moved(heir)
+        assert f.head(client).startswith(b"HTTP/1.1 101 ")
+        client.sendall(b"up")
+        assert f.receive(server, 2) == b"up"
 
 
 def stuff(f: Family, sock: socket.socket, pattern: bytes) -> bytes:

@@ -97,11 +97,11 @@ class Otherwise:
     def match(self, **request):
         found = self.matcher.match(**request)
         return type("Match", (), {"frontend": (found.frontend or 0) + 1})
-def rehearse(master, ports):
+def rehearse(*arguments):
     global Matcher
     gate("rehearsing")
     Matcher = Otherwise if gate("matcher") else _Matcher
-    return _rehearse(master, ports)
+    return _rehearse(*arguments)
 """,
     "process/worker.py": """
 from bascule.gates import gate

@@ -337,6 +337,8 @@ cdef void post(Engine* engine) noexcept nogil:
     cdef Parcel* parcel
     cdef uint32_t i
     cdef int result = SEND_LATER
+    if engine.offered == PARCEL_MAX:
+        h.starved = True  # more exchanges may have ended in this turn than there was room for
     if heir != NULL and engine.offers_max:
         result = parcel_send(engine, heir.fd, h.sequence, h.offered, engine.offered)
     if result != SEND_SENT:

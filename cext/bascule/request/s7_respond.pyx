@@ -220,6 +220,8 @@ cdef int switch_protocols(Engine* engine, Exchange* x, Semantics* s, const char*
     conn_timeout(engine, x.client, 0)
     x.tunnel_timeout_ms = x.backend.tunnel_timeout_ms
     conn_timeout(engine, x.server, x.tunnel_timeout_ms)
+    if unlikely(engine.handover.busy):
+        engine.handover.starved = True  # no end of an exchange will offer it: it is found by another walk
     timer_set(&engine.wheel, &x.timer, 0)  # a tunnel outlives the limit of an exchange; silence is what ends it
     relay_tunnel(engine, x)
     return RELAY_ENDED

@@ -29,8 +29,8 @@ from bascule.change.examine import Examined, decode_record, examine, tree_of
 from bascule.change.ledger import Ledger, owner_of
 from bascule.change.live import ObjectState
 from bascule.change.loading import load, place
-from bascule.change.packed import Packed
 from bascule.change.standing import Standing, no_room, waits
+from bascule.change.users import Users
 from bascule.model import limits
 from bascule.model.keys import SETTINGS, ObjectKey, parse_key
 from bascule.model.problems import Problem
@@ -81,8 +81,7 @@ class ObjectTable:
         self._ledger = Ledger()
         self._standings: dict[str, Standing] = {}
         self._waiters: dict[str, set[str]] = {}
-        self._users = Packed()
-        """BACKEND/FRONTEND for each frontend whose form in force leads to a backend: the backend is the owner."""
+        self._users = Users()
         self._listeners: dict[str, Listener] = {}
         """In force, by id."""
         self._counted: Counter[str] = Counter()
@@ -105,8 +104,7 @@ class ObjectTable:
             entries, self._unfilled = self._unfilled, None
             assert self._loaded is not None
             self._ledger.fill(entries)
-            for name, frontend in self._loaded.frontends.items():
-                self._users.put(f"{frontend.backend}/{name}", owner_length=len(frontend.backend.encode()))
+            self._users.fill(self._loaded.frontends)
 
     def settings(self) -> Settings:
         """Return the settings in force: those stored, or those that hold while there are none."""
@@ -270,7 +268,7 @@ class ObjectTable:
     def _restore(self, key: str, good: bytes | None, instead_of: bytes | None) -> None:
         """Set the indices right for a form that stays in force after all, or for none."""
         self.forget_tree()
-        self._refer(key, good, instead_of)
+        self._users.refer(key, good, instead_of)
         parsed = parse_key(key)
         if parsed is None:
             return
@@ -395,7 +393,7 @@ class ObjectTable:
                 work.changes.rewritten.append(key)
                 return
         self._note(key, parsed, before, record if after is not None else None, work)
-        self._refer(key, after, before)
+        self._users.refer(key, after, before)
         if (before is None) == (after is None):
             return
         self._counted[parsed.kind] += 1 if before is None else -1
@@ -404,9 +402,7 @@ class ObjectTable:
         elif parsed.owner and after is None:
             self._wake(f"{owner_of(key)}/room", work)
         if parsed.kind == "backend":
-            work.queues[_RANKS["frontend"]].update(
-                "frontends/" + user[len(parsed.id) + 1 :] for user in self._users.members(parsed.id)
-            )
+            work.queues[_RANKS["frontend"]].update(self._users.of(parsed.id))
             self._wake(key, work)
 
     def _note(self, key: str, parsed: ObjectKey, before: bytes | None, record: Record | None, work: _Work) -> None:
@@ -453,20 +449,6 @@ class ObjectTable:
                 self._waiters.setdefault(standing.missing, set()).add(key)
         if (known and (known.state, known.problems)) != (standing and (standing.state, standing.problems)):
             changes.standing.append(key)
-
-    def _refer(self, key: str, after: bytes | None, before: bytes | None = None) -> None:
-        """Keep the index of which frontends lead to which backend."""
-        if not key.startswith("frontends/") or key.count("/") != 1:
-            return
-        parsed = ObjectKey("frontend", key.partition("/")[2])
-        if before is not None:
-            former = decode_record(parsed, before)
-            assert isinstance(former, Frontend)
-            self._users.remove(f"{former.backend}/{parsed.id}")
-        if after is not None:
-            record = decode_record(parsed, after)
-            assert isinstance(record, Frontend)
-            self._users.put(f"{record.backend}/{parsed.id}", owner_length=len(record.backend.encode()))
 
     # ---- listeners: few, and all of them share the addresses
 

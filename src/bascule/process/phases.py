@@ -1,16 +1,22 @@
 """The phases of an upgrade or a switch back: their names, how long each may take, and what is said of them."""
 
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 ASKING, STARTING, FILLING, TESTING = "asking", "starting", "filling", "testing"
 HOLDING, ADOPTING, LENDING, TAKING_OVER, EMPTYING = "holding", "adopting", "lending", "taking over", "emptying"
 
 PATIENCE_S = {
-    ASKING: 20.0,
+    ASKING: 60.0,
     STARTING: 120.0,
     FILLING: 60.0,
-    TESTING: 20.0,
-    HOLDING: 20.0,
-    ADOPTING: 20.0,
-    LENDING: 20.0,
+    TESTING: 60.0,
+    HOLDING: 60.0,
+    ADOPTING: 60.0,
+    LENDING: 60.0,
     TAKING_OVER: 5.0,
     EMPTYING: 5.0,
 }
@@ -27,3 +33,10 @@ SAYINGS = {
     TAKING_OVER: "the new master takes charge",
     EMPTYING: "connections move to the new workers",
 }
+
+SEE_LOG = "the log (standard error of the keeper, or the journal) has more; the version in force is untouched"
+
+
+def failed(reason: str, remedy: str) -> dict[str, Any]:
+    """Return the answer to an order that cannot be obeyed."""
+    return {"type": "failed", "reason": reason, "remedy": remedy}
