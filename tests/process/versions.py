@@ -60,7 +60,7 @@ def main(words):
     "process/standby.py": """
 from bascule.gates import gate
 _stand_by = stand_by
-def stand_by(master, boot):
+def stand_by(*arguments):
     gate("starting")
     from bascule.process import configuration
     from bascule.shared import limits, snapshot, statistics, verdicts
@@ -84,7 +84,7 @@ def stand_by(master, boot):
     if gate("verdicts"):
         verdicts.Verdicts = unknown("verdicts", RegionError)
     try:
-        _stand_by(master, boot)
+        _stand_by(*arguments)
     finally:
         statistics.Reader, limits.inspect, verdicts.Verdicts = reader, inspect, opened
 """,

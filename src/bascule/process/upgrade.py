@@ -125,15 +125,9 @@ class Upgrade:
 
     def state(self) -> dict[str, Any]:
         """Return what is under way, for status and `upgrade?`."""
-        resting = self.probation.resting
-        return {
-            "phase": self.phase,
-            "generation": self._keeper.active.number,
-            "version": self._keeper.active.program.version,
-            "resting": None if resting is None else {"generation": resting.number, "version": resting.program.version},
-            "probation_left_s": round(self.probation.left_s(), 1),
-            "baseline": self.probation.baseline,
-        }
+        active = self._keeper.active
+        serving = {"generation": active.number, "version": active.program.version}
+        return {"phase": self.phase, **serving, **self.probation.state()}
 
     def stop(self) -> None:
         """The keeper stops: nothing is replaced any more."""
