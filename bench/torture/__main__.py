@@ -30,8 +30,12 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--requests", type=int, default=0, help="go on until there were so many")
     parser.add_argument("--seconds", type=float, default=0.0, help="go on for so long")
+    parser.add_argument("--at-most", type=float, default=0.0, help="end after so many seconds whatever is missing")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--load", choices=sorted(LOADS), default="small")
+    parser.add_argument(
+        "--rate", type=int, help="small requests (or batches of pipelined ones) a second; 0: closed loop"
+    )
     parser.add_argument("--kills", type=int, default=0, help="kill -9 of workers")
     parser.add_argument("--keeper-kills", type=int, default=0, help="kill -9 of the keeper")
     parser.add_argument("--no-changes", action="store_true", help="leave the configuration alone")
@@ -59,7 +63,7 @@ def main() -> int:
         arguments.report.write_text(json.dumps(document, indent=1) + "\n")
     if arguments.store:
         store(arguments.store, {}, **document)
-    shown = {key: value for key, value in document.items() if key not in {"failures", "latency_us"}}
+    shown = {key: value for key, value in document.items() if key not in {"failures", "latency_us", "resets_seen"}}
     print(json.dumps(shown, indent=1))
     return 0 if document["clean"] else 1
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bench.torture.events import Action
@@ -21,6 +21,9 @@ from kit.proxies import BasculeProcess, ProxyProcess
 from kit.waiting import until
 
 PATIENCE_S = 60.0
+ATTEMPTS_MAX = 5
+ASKED = "asked for by the torture"
+UNCHANGED = "the number of workers stays as it is"
 WORKERS_MAX = 4
 ROUTES_MAX = 40
 
@@ -52,7 +55,7 @@ class Configuration:
         servers = {f"s{port}": server for port, server in self.servers.items()}
         backends = {"app": {"servers": servers}, "other": {"servers": {"o": self._server(self.origins[0])}}}
         return {
-            "store": {"watch": False}, "settings": {"drain_timeout": "30s"},
+            "store": {"watch": False}, "settings": {"drain_timeout": "30s", "upgrade_probation": "10m"},
             "listeners": listeners, "backends": backends, "frontends": frontends,
         }  # fmt: skip
 
@@ -79,6 +82,9 @@ class Bascule(BasculeProcess):
         self.sessions: list[int] = []
         self.old_gone_s: list[float] = []
         self.old_stayed = 0
+        self.receipts: list[dict[str, Any]] = []
+        self.attempts_failed: list[str] = []
+        self.oddities: list[str] = []
         self.changing = threading.Lock()
         self.write_tree()
 
@@ -148,7 +154,11 @@ class Bascule(BasculeProcess):
             answer = ask(str(self.state / "admin.sock"), request, PATIENCE_S)
         except (OSError, Cut, Ended, Malformed) as error:
             return 0, str(error)
-        return answer.status, json.loads(answer.body)
+        try:
+            return answer.status, json.loads(answer.body)
+        except ValueError:
+            self.oddities.append(f"POST /v1/reload: {answer.status} {answer.body[:200]!r}")
+            return 0, self.oddities[-1]
 
     def route_added(self) -> str:
         """A route more, unless there are many."""
@@ -261,35 +271,97 @@ class Bascule(BasculeProcess):
         """One worker more or less (TTIN, TTOU)."""
         before = self.until_settled()["workers_wanted"]
         more = before < 2 or (before < WORKERS_MAX and self.random.random() < 0.5)
+        known = self.log_text().count(UNCHANGED)
         self.signal(signal.SIGTTIN if more else signal.SIGTTOU)
         after = before + (1 if more else -1)
-        self.until_settled(lambda status: bool(status["workers_wanted"] == after))
-        return f"{before} to {after}"
+
+        def over(status: dict[str, Any]) -> bool:
+            return bool(status["workers_wanted"] == after) or self.log_text().count(UNCHANGED) > known
+
+        found = self.until_settled(over)["workers_wanted"]
+        return f"{before} to {after}" if found == after else "refused: an upgrade is under way"
 
     # ---- upgrades
 
     def upgraded(self) -> str:
         """`bascule upgrade`."""
-        return self._replaced(lambda: self._command("upgrade"))
+        return self._replaced(lambda: self._command("upgrade"), "upgrade")
 
     def upgraded_by_signal(self) -> str:
         """USR2 to the keeper."""
-        return self._replaced(lambda: self.signal(signal.SIGUSR2))
+        return self._replaced(self._by_signal, "upgrade")
 
     def switched_back(self) -> str:
         """`bascule upgrade --back`, when there is somebody to go back to."""
-        return self._replaced(lambda: self._command("upgrade", "--back"))
+        if self._state()["resting"] is None:
+            return "nobody rests"
+        return self._replaced(lambda: self._command("upgrade", "--back", "--reason", ASKED), "back")
 
     def finished(self) -> str:
-        """`bascule upgrade --finish`: the old generation leaves; how long it takes is noted."""
-        raise NotImplementedError
+        """`bascule upgrade --finish`: the old generation leaves; how long that takes is noted."""
+        if self._state()["resting"] is None:
+            return "nobody rests"
+        before = self.members().items()
+        wrong = self._command("upgrade", "--finish")
+        assert not wrong, wrong
+        return self.old_leaves(before, time.monotonic())
 
-    def _command(self, *words: str) -> None:
+    def old_leaves(self, before: Iterable[tuple[int, str]], begun_s: float) -> str:
+        """Wait until of the processes there were before only the generation in force is left."""
+        status = self.until_settled()
+        kept = {status["keeper"]["pid"], status["master"]["pid"], *(worker["pid"] for worker in status["workers"])}
+        old = {process for process in before if process[0] not in kept}
+        until(lambda: not old & set(self.members().items()), f"the old generation ends: {old}", PATIENCE_S, 0.02)
+        self.old_gone_s.append(time.monotonic() - begun_s)
+        return f"old gone after {self.old_gone_s[-1]:.2f} s"
+
+    def _command(self, *words: str) -> str:
+        """Run a command; return what went wrong."""
         done = self.run(*words, check=False, deadline_s=PATIENCE_S)
-        assert done.returncode == 0, f"{' '.join(words)} ended with {done.returncode}: {done.stderr[-1500:]}"
+        return "" if done.returncode == 0 else f"{' '.join(words)} ended with {done.returncode}: {done.stderr[-1500:]}"
 
-    def _replaced(self, begin: Callable[[], None]) -> str:
-        raise NotImplementedError
+    def _by_signal(self) -> str:
+        self.signal(signal.SIGUSR2)
+        return ""
+
+    def _state(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.run("upgrade", "--status", "--json").stdout)
+        return found
+
+    def _receipts(self) -> list[dict[str, Any]]:
+        path = self.state / "upgrades.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def _replaced(self, begin: Callable[[], str], kind: str) -> str:
+        """Replace a generation and wait for the receipt. What fails because a process was killed meanwhile changes nothing
+        and is tried again; that counts as an attempt."""
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            begun_s = time.time()
+            failed = begin() or self._new_receipt(kind, begun_s)
+            self.until_settled()
+            if not failed:
+                return f"attempt {attempt}"
+            self.attempts_failed.append(failed)
+            if kind == "back" and self._state()["resting"] is None:
+                return f"failed: {failed}"
+        raise AssertionError(f"not in {ATTEMPTS_MAX} attempts: {self.attempts_failed[-1]}")
+
+    def _new_receipt(self, kind: str, since_s: float) -> str:
+        """Wait for a receipt of something that was begun since then; return why it says that it failed."""
+
+        def told() -> dict[str, Any] | None:
+            found = [receipt for receipt in self._receipts() if receipt["at"] >= since_s and receipt["kind"] == kind]
+            return found[-1] if found else None
+
+        receipt = until(told, f"a receipt; log:\n{self.log_text()[-3000:]}", PATIENCE_S)
+        assert receipt is not None
+        return "" if receipt["ok"] else str(receipt["failed"])
+
+    def note_receipts(self) -> None:
+        """Collect the receipts that are new: the history on disk keeps only so many. Those of backs that nobody asked for
+        are among them."""
+        last_s = self.receipts[-1]["at"] if self.receipts else 0.0
+        self.receipts += [receipt for receipt in self._receipts() if receipt["at"] > last_s]
 
     # ---- what a run asks for
 
@@ -304,13 +376,14 @@ class Bascule(BasculeProcess):
             "switch back": self.switched_back, "finish": self.finished,
         }  # fmt: skip
 
-    def upgrade_plan(self, count: int) -> dict[str, int]:
-        """Return how often each of `upgrades` is to happen."""
-        by_signal = count // 3
-        return {
-            "upgrade": count - by_signal, "upgrade by signal": by_signal,
-            "switch back": max(count // 4, 1), "finish": max(count // 4, 1),
-        }  # fmt: skip
+    def upgrade_plan(self, count: int, seed: int) -> list[str]:
+        """Return so many upgrades in an order that the seed decides; a quarter are switched back from, a quarter finished."""
+        groups = []
+        for number in range(count):
+            upgrade = "upgrade by signal" if number % 3 == 2 else "upgrade"
+            groups.append([upgrade, *(["switch back"], ["finish"], [], [])[number % 4]])
+        random.Random(seed).shuffle(groups)
+        return [name for group in groups for name in group]
 
     def changes(self) -> dict[str, Action]:
         """Return the changes of the configuration."""

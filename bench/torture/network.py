@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "BASCULE_TORTURE_NETWORK"
@@ -81,12 +82,22 @@ def difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
     return {key: after[key] - before.get(key, 0) for key in after}
 
 
+@dataclass(frozen=True)
+class Reset:
+    """One TCP RST: when (CLOCK_MONOTONIC), from which port to which. With ACK it was sent because a socket was closed with
+    bytes unread; without, because something arrived for which there is no connection."""
+
+    at_s: float
+    source: int
+    target: int
+    ack: bool
+
+
 class ResetWatch:
     """Sees every TCP RST on the loopback interface, with its ports: who reset whom. Use it as a context; root only."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[float, int, int]] = []
-        """When (CLOCK_MONOTONIC), from which port, to which port."""
+        self.seen: list[Reset] = []
         self.works = True
         self._socket: socket.socket | None = None
         try:
@@ -113,19 +124,19 @@ class ResetWatch:
                 continue
             at = (packet[0] & 15) * 4
             source, target = struct.unpack_from(">HH", packet, at)
-            self.seen.append((time.monotonic(), source, target))
+            self.seen.append(Reset(time.monotonic(), source, target, bool(packet[at + 13] & 16)))
 
     def by_sender(self, listeners: set[int], origins: set[int]) -> dict[str, int]:
         """Count the resets by who sent them to whom; `listeners` are all ports ever listened on by the load balancer."""
         found: Counter[str] = Counter()
-        for _, source, target in self.seen:
-            if source in listeners:
+        for reset in self.seen:
+            if reset.source in listeners:
                 found["balancer to client"] += 1
-            elif target in listeners:
+            elif reset.target in listeners:
                 found["client to balancer"] += 1
-            elif target in origins:
+            elif reset.target in origins:
                 found["balancer to origin"] += 1
-            elif source in origins:
+            elif reset.source in origins:
                 found["origin to balancer"] += 1
             else:
                 found["other"] += 1

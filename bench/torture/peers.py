@@ -89,9 +89,9 @@ class Peer(ProxyProcess):
         """Return how it is upgraded."""
         return {"upgrade": self.upgrade}
 
-    def upgrade_plan(self, count: int) -> dict[str, int]:
-        """Return how often each of `upgrades` is to happen."""
-        return {"upgrade": count}
+    def upgrade_plan(self, count: int, _: int) -> list[str]:
+        """Return so many upgrades."""
+        return ["upgrade"] * count
 
     def changes(self) -> dict[str, Action]:
         """Nothing else is done to a peer."""

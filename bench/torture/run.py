@@ -6,11 +6,11 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bench.torture import network
-from bench.torture.bascule import Bascule
+from bench.torture.bascule import ASKED, Bascule
 from bench.torture.events import Lane, Timeline, shuffled
 from bench.torture.peers import PEERS, Peer
 from bench.torture.processes import MemoryWatch
@@ -58,6 +58,25 @@ def ports(count: int) -> list[int]:
     return list(range(9000, 9000 + count)) if network.private() else [free_port() for _ in range(count)]
 
 
+def upgrades_document(balancer: Bascule) -> dict[str, Any]:
+    """Return what the receipts say together: how many, how long, what became of the connections."""
+    balancer.note_receipts()
+    receipts = [receipt for receipt in balancer.receipts if receipt["ok"]]
+    connections: Counter[str] = Counter()
+    for receipt in receipts:
+        connections.update(receipt["connections"])
+    took_s = sorted(receipt["took_s"] for receipt in receipts)
+    return {
+        "done": dict(Counter(receipt["kind"] for receipt in receipts)),
+        "backs_not_asked_for": [r["reason"] for r in receipts if r["kind"] == "back" and r["reason"] != ASKED],
+        "failed_and_tried_again": dict(Counter(balancer.attempts_failed)),
+        "took_s": {"median": took_s[len(took_s) // 2], "longest": took_s[-1]} if took_s else {},
+        "committed_after_s": max((receipt["committed_after_s"] for receipt in receipts), default=0),
+        "connections": dict(connections),
+        "memory_both_bytes": max((receipt["memory_both_bytes"] for receipt in receipts), default=0),
+    }
+
+
 def begin_load(swarm: Swarm, load: Load, port: int) -> None:
     """Send the clients off; those of the second target wait until there is one."""
     swarm.target(0, port)
@@ -75,7 +94,8 @@ class Run:
         """See `__main__`."""
         self.options = options
         self.seed: int = options.seed
-        self.load = LOADS[options.load]
+        load = LOADS[options.load]
+        self.load = load if options.rate is None else replace(load, rate=options.rate)
         self.timeline = Timeline()
         self.began_s = time.monotonic()
         found = ports(7)
@@ -86,7 +106,7 @@ class Run:
         options, seed, timeline = self.options, self.seed, self.timeline
         main: list[Lane] = []
         if options.upgrades:
-            actions, plan = balancer.upgrades(), shuffled(balancer.upgrade_plan(options.upgrades), seed)
+            actions, plan = balancer.upgrades(), balancer.upgrade_plan(options.upgrades, seed)
             main.append(Lane(timeline, actions, plan, seed=seed, pause_s=(0.2, options.pause)))
         if isinstance(balancer, Bascule):
             for name, count, action, pause_s in (
@@ -104,7 +124,9 @@ class Run:
         return main, beside
 
     def finished(self, main: Sequence[Lane], seen: Seen) -> bool:
-        """Whether every planned event has happened and there were enough requests and time."""
+        """Whether every planned event has happened and there were enough requests and time, or too much time."""
+        if self.options.at_most and time.monotonic() - self.began_s > self.options.at_most:
+            return True
         enough = seen.requests >= self.options.requests and time.monotonic() - self.began_s >= self.options.seconds
         return enough and not any(lane.running for lane in main)
 
@@ -131,8 +153,7 @@ class Run:
             begin_load(swarm, self.load, self.listeners[0])
             until(lambda: swarm.seen.requests > 100, "the first requests", 20.0)
             time.sleep(WARM_S)
-            main, beside = self.lanes(balancer)
-            self.until_finished(main, beside, swarm, resets)
+            self.until_finished(balancer, self.lanes(balancer), swarm, resets)
             seen = swarm.stop()
             after = network.counters()
             outcome = Outcome(seen, resets, network.difference(before, after), balancer.kills, self.timeline)
@@ -140,6 +161,8 @@ class Run:
             if options.keep or not document["clean"]:
                 print(f"log of the load balancer: {self.keep_log(balancer)}", flush=True)
             balancer.stop(30.0)
+            if isinstance(balancer, Bascule):
+                document |= {"upgrades": upgrades_document(balancer), "oddities": balancer.oddities}
             old = {"gone_s": [round(value, 2) for value in balancer.old_gone_s], "stayed": balancer.old_stayed}
             return {**document, "memory": memory.document(), "old_generations": old, "origin": origin.stop()}
 
@@ -161,9 +184,10 @@ class Run:
         )
 
     def until_finished(
-        self, main: Sequence[Lane], beside: Sequence[Lane], swarm: Swarm, resets: network.ResetWatch
+        self, balancer: Bascule | Peer, lanes: tuple[list[Lane], list[Lane]], swarm: Swarm, resets: network.ResetWatch
     ) -> None:
         """Let the lanes run; say how it goes; end early when too much fails."""
+        main, beside = lanes
         for lane in (*main, *beside):
             lane.start()
         told_s = time.monotonic()
@@ -172,6 +196,8 @@ class Run:
             if time.monotonic() - told_s > TOLD_EVERY_S:
                 told_s = time.monotonic()
                 self.tell(swarm.seen, resets)
+                if isinstance(balancer, Bascule):
+                    balancer.note_receipts()
             if swarm.seen.failed_requests > self.options.give_up or swarm.process.poll() is not None:
                 print("giving up", file=sys.stderr)
                 break
@@ -196,16 +222,17 @@ class Outcome:
         """Return the failures that are nobody's right: not of a connection whose worker was killed."""
         return [failure for failure in self.seen.failures if not any(kill.explains(failure) for kill in self.kills)]
 
-    def unexplained_resets(self) -> int:
-        """Return how many resets belong to no killed worker."""
-        return sum(not any(kill.explains_reset(*reset) for kill in self.kills) for reset in self.resets.seen)
+    def unexplained_resets(self) -> list[network.Reset]:
+        """Return the resets that belong to no killed worker."""
+        return [reset for reset in self.resets.seen if not any(kill.explains_reset(reset) for kill in self.kills)]
 
     def document(self, listeners: set[int], origins: set[int]) -> dict[str, Any]:
         """Return the report."""
         summary = self.seen.summary or {}
         unexplained, problems = self.unexplained(), self.timeline.problems()
         failed = self.seen.failed_requests - (len(self.seen.failures) - len(unexplained))
-        lost_resets = self.unexplained_resets() if self.resets.works else self.kernel["OutRsts"]
+        resets = self.unexplained_resets()
+        lost_resets = len(resets) if self.resets.works else self.kernel["OutRsts"]
         return {
             "clean": not failed and not lost_resets and not problems,
             "requests": self.seen.requests,
@@ -225,6 +252,9 @@ class Outcome:
             },
             "resets": lost_resets,
             "resets_by_sender": self.resets.by_sender(listeners, origins),
+            "resets_seen": [
+                {**asdict(reset), "during": self.timeline.during(reset.at_s)} for reset in resets[:FAILURES_KEPT]
+            ],
             "kernel": self.kernel,
             "private_network": network.private(),
             "noticed": summary.get("counters", {}),

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.torture.network import Reset
 from bench.torture.programs import Failure
 from kit.waiting import until
 
@@ -31,10 +32,10 @@ class Kill:
         dialled_s = failure.at_s - failure.details["dialled_ago_us"] / 1e6
         return failure.port in self.clients and dialled_s <= self.at_s <= failure.at_s
 
-    def explains_reset(self, at_s: float, source: int, target: int) -> bool:
+    def explains_reset(self, reset: Reset) -> bool:
         """Whether a reset belongs to one of its connections; ports are used again, so only for a while."""
         ours = self.clients | self.outgoing
-        return self.at_s <= at_s <= self.at_s + RESET_GRACE_S and (source in ours or target in ours)
+        return self.at_s <= reset.at_s <= self.at_s + RESET_GRACE_S and (reset.source in ours or reset.target in ours)
 
 
 def connections(pid: int, listeners: set[int]) -> tuple[frozenset[int], frozenset[int]]:

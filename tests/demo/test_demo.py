@@ -1,4 +1,5 @@
-"""`bascule demo` does what it promises: an origin is replaced under traffic, no request fails, nothing is left running."""
+"""`bascule demo` does what it promises: an origin and the balancer itself are replaced under traffic, no request fails, and
+nothing is left running."""
 
 import json
 import os
@@ -30,7 +31,7 @@ def processes_of(directory: str) -> list[int]:
 
 
 @pytest.mark.parametrize("store", ["embedded", "etcd"])
-def test_an_origin_is_replaced_without_a_failed_request(store: str) -> None:
+def test_origin_and_balancer_are_replaced_without_a_failed_request(store: str) -> None:
     done = subprocess.run(
         [*COMMAND, "--seconds", "3", "--store", store, "--json"],
         capture_output=True,
@@ -51,6 +52,9 @@ def test_an_origin_is_replaced_without_a_failed_request(store: str) -> None:
     around = "etcdctl put" if store == "etcd" else "bascule set"
     assert made_by == ["bascule apply", around, "bascule drain", "bascule apply"]
     assert all(0 <= change["in_force_ms"] < 10_000 for change in summary["changes"])
+    assert [(receipt["kind"], receipt["ok"]) for receipt in summary["upgrades"]] == [("upgrade", True), ("back", True)]
+    assert [receipt["to"]["generation"] for receipt in summary["upgrades"]] == [2, 1]
+    assert summary["echoes"] > 10
     assert done.stderr.count("in force in every worker") == 4
 
 

@@ -64,6 +64,17 @@ def test_a_change_made_while_there_was_no_master_comes_into_force(
     assert balancer.status()["revision"] == 2
 
 
+def test_a_listener_that_moved_while_there_was_no_master_listens_there(
+    start: Start, port: int, origin: ScriptedOrigin
+) -> None:
+    """The snapshot is the same to the byte: where a listener listens is not in it."""
+    balancer = start(workers=1)
+    other = free_port()
+    balancer.write(tree({"web": f"127.0.0.1:{other}"}, origin.address))
+    kill_master(balancer)
+    until(lambda: serves(other), "the listener at its new address", 15)
+
+
 def test_a_new_master_with_a_broken_file_keeps_what_is_in_force(start: Start, port: int) -> None:
     balancer = start(workers=1)
     balancer.config.write_text("{broken")

@@ -16,9 +16,7 @@ def test_clients_notice_nothing_of_listeners_that_change(tmp_path: Path) -> None
     assert seen["log"].count("connections_lost=") == seen["log"].count("connections_lost=0")
     for counted in (seen["stays"], seen["goes"]):
         assert {name: counted[name] for name in (*RESETS, *DROPS) if name in counted} == {}
-    # Where nothing is removed, no segment is answered by a reset, and no client has to repeat its SYN.
-    assert {
-        name: seen["stays"][name] for name in ("OutRsts", "TCPSynRetrans", "AttemptFails") if name in seen["stays"]
-    } == {}
-    # Where something is, resets answer those alone who come in between.
-    assert seen["goes"].get("OutRsts", 0) == seen["goes"].get("AttemptFails", 0)
+    # Where nothing is removed, nobody is refused, and no client has to repeat its SYN. (OutRsts is no measure: the kernel
+    # also answers a late segment of a connection that both ends have closed.)
+    stays = seen["stays"]
+    assert {name: stays[name] for name in ("TCPSynRetrans", "AttemptFails") if name in stays} == {}

@@ -170,9 +170,9 @@ def test_a_kill_explains_only_connections_that_were_its_own() -> None:
     assert not kill.explains(failure(4001, 100.1, 1.0)), "another worker's"
     assert not kill.explains(failure(4000, 99.9, 1.0)), "failed before"
     assert not kill.explains(failure(4000, 103.0, 1.0)), "the port was used again"
-    assert kill.explains_reset(100.1, 9000, 4000)
-    assert kill.explains_reset(100.1, 5000, 9003)
-    assert not kill.explains_reset(100.1, 9000, 4001)
+    assert kill.explains_reset(network.Reset(100.1, 9000, 4000, True))
+    assert kill.explains_reset(network.Reset(100.1, 5000, 9003, True))
+    assert not kill.explains_reset(network.Reset(100.1, 9000, 4001, True))
 
 
 def test_a_seed_decides_the_order() -> None:

@@ -140,7 +140,7 @@ cdef class Traffic:
         return result
 
     def since(self, Traffic earlier not None):
-        """What came after an earlier moment. A listener that is gone since then takes its numbers with it: never below 0."""
+        """What came after an earlier moment. A listener that is gone by now takes its numbers with it: never below 0."""
         cdef Traffic result = Traffic()
         combine(&result.total, &self.total, &earlier.total, True)
         return result
@@ -216,7 +216,8 @@ cdef void combine(Sum* result, const Sum* one, const Sum* other, bint less) noex
     for i in range(result.octave_end):
         for j in range(<uint32_t>STAT_OCTAVE_BUCKETS):
             result.buckets[i][j] = combined(
-                one.buckets[i][j] if i < one.octave_end else 0, other.buckets[i][j] if i < other.octave_end else 0, less)
+                one.buckets[i][j] if i < one.octave_end else 0, other.buckets[i][j] if i < other.octave_end else 0,
+                less)
             result.latency_count += result.buckets[i][j]
 
 
@@ -362,7 +363,8 @@ cdef class Reader:
 
     cdef void add(self, Sum* total, uint32_t worker, uint32_t slot, uint32_t generation) noexcept:
         """Adds what one worker counted for one object."""
-        cdef const uint8_t* start = self.mapping.base + self.layout.segments_offset + worker * self.layout.segment_stride
+        cdef const uint8_t* start = self.mapping.base + self.layout.segments_offset
+        start += worker * self.layout.segment_stride
         if load32_acquire(&self.segments_[worker].pid) == 0:
             return
         if load64(<const uint64_t*>start + slot // 64) >> (slot % 64) & 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import urllib.parse
@@ -80,7 +81,17 @@ def _responder(api: Api, access: Access, endpoint: Endpoint) -> Callable[..., An
             last_event_id=request.get_header("Last-Event-ID") or "",
             message=_message(request),
         )
-        _send(response, await endpoint.handler(api, call))
+        try:
+            answer = await endpoint.handler(api, call)
+        except asyncio.CancelledError:
+            # This master ends, or another one takes over: whether the change was made is for the next one to say.
+            raise ApiError(
+                503,
+                "the master is being replaced",
+                "look whether it was done, or ask again",
+                headers={"Retry-After": "1"},
+            ) from None
+        _send(response, answer)
 
     return respond
 

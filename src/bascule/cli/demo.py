@@ -19,7 +19,8 @@ def demo(seconds: float, workers: int, store: str, keep: bool, as_json: bool) ->
     """Start two example origins, a store, the balancer and traffic; change it live, and print how long each change took.
 
     An origin is added with `etcdctl put` (without etcd: `bascule set`), another one drained, stopped and removed with
-    `bascule apply`. Exit status 0 only when no request failed.
+    `bascule apply`. Then the balancer is upgraded under the same traffic, with a WebSocket over it, and switched back.
+    Exit status 0 only when no request failed.
 
     \b
     bascule demo

@@ -172,15 +172,18 @@ def receipt_lines(receipt: dict[str, Any]) -> list[str]:
         f"generation {before['generation']} -> {after['generation']}",
         f"  slots        {receipt['slots']}, none closed; queued before {_counts(receipt['queued_before'])}, "
         f"after {_counts(receipt['queued_after'])}",
-        "  connections  "
-        + (", ".join(f"{count} {key.replace('_', ' ')}" for key, count in connections.items()) or "none"),
-        f"  kernel       {', '.join(f'{key} {count}' for key, count in kernel.items())}",
+        f"  connections  {_what_happened(connections) or 'none'}",
+        f"  kernel       {_what_happened(kernel) or 'no reset, no connection refused'}",
         f"  phases       {', '.join(f'{key} {took_s:.3f} s' for key, took_s in receipt['phases_s'].items())}",
         f"  memory       {_mib(receipt['memory_before_bytes'])} before, {_mib(receipt['memory_both_bytes'])} with both",
     ]
     if receipt["regions_restarted"]:
         lines.append(f"  begun anew   {', '.join(receipt['regions_restarted'])}: their layout has changed")
     return lines
+
+
+def _what_happened(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {key.replace('_', ' ')}" for key, count in counts.items() if count)
 
 
 def _counts(queues: dict[str, int]) -> str:

@@ -1,4 +1,5 @@
-"""`bascule demo`: two origins, the balancer and traffic; live changes by etcdctl and by `bascule apply`, each timed."""
+"""`bascule demo`: two origins, the balancer and traffic; live changes by etcdctl and by `bascule apply`, each timed; then an
+upgrade of the balancer itself under the same traffic, and the switch back."""
 
 import asyncio
 import contextlib
@@ -13,9 +14,11 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bascule.cli.admin import UnixClient
+from bascule.cli.upgrade import receipt_lines
+from bascule.demo.echo import PAUSE_S, Echo
 from bascule.demo.etcd import Etcd, installed
 from bascule.demo.events import Applied
 from bascule.demo.traffic import Traffic
@@ -86,7 +89,9 @@ class Demo:
         self.balancer: asyncio.subprocess.Process | None = None
         self.applied = Applied(str(self.state / "admin.sock"))
         self.changes: list[Change] = []
+        self.receipts: list[dict[str, Any]] = []
         self.traffic = Traffic("127.0.0.1", self.port)
+        self.echo = Echo("127.0.0.1", self.port)
         self.started = time.monotonic()
 
     def say(self, text: str) -> None:
@@ -108,7 +113,11 @@ class Demo:
         finally:
             await self.stop()
         self.summary()
-        return len(self.traffic.totals.failures)
+        return len(self.failures())
+
+    def failures(self) -> list[str]:
+        """Return every request that failed, and how the WebSocket did."""
+        return self.traffic.totals.failures + ([self.echo.failure] if self.echo.failure else [])
 
     async def start(self) -> None:
         """Start the origins, the store and the balancer, apply the first tree, and wait until a request goes through."""
@@ -242,10 +251,10 @@ class Demo:
         raise DemoError(f"The balancer does not answer on port {self.port}. Its log ends with:\n{self.log()}")
 
     async def show(self) -> None:
-        """Let traffic flow, add origin c, drain and remove origin b, and let traffic flow on."""
+        """Let traffic flow, add origin c, drain and remove origin b, upgrade the balancer, switch back, flow on."""
         self.say(f"traffic: {self.traffic.connections} connections, GET and POST, every answer checked")
         self.traffic.start()
-        part = self.seconds / 4
+        part = self.seconds / 5
         await self.report(part)
         old = self.servers[1]
         new = Server("c", "2.0.0", free_port())
@@ -262,7 +271,36 @@ class Demo:
         self.servers.remove(old)
         self.write_tree()
         await self.bascule("apply", "-f", str(self.config), "--prune", what=f"the tree without origin {old.name}")
-        await self.report(part * 2)
+        await self.report(part)
+        await self.open_echo()
+        await self.replace(what="the balancer is replaced by the version on disk, under this traffic")
+        await self.report(part)
+        await self.replace("--back", what="and back to the processes before, which still wait")
+        await self.report(part)
+
+    async def open_echo(self) -> None:
+        """Open a WebSocket that stays open over the upgrade."""
+        try:
+            await self.echo.start()
+        except (OSError, EOFError, TimeoutError, ValueError) as error:
+            raise DemoError(f"No WebSocket: {error}. The balancer's log ends with:\n{self.log()}") from None
+        self.say(f"a WebSocket sends a number every {PAUSE_S * 1000:.0f} ms, and each has to come back")
+
+    async def replace(self, *words: str, what: str) -> None:
+        """Run `bascule upgrade` and print the receipt."""
+        self.say(f"bascule upgrade {' '.join(words)}".rstrip() + f": {what}")
+        process = await asyncio.create_subprocess_exec(
+            *BASCULE, "upgrade", *words, "--json", "--state", str(self.state),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        output, errors = await process.communicate()
+        if process.returncode:
+            text = (output or errors).decode(errors="replace")
+            raise DemoError(f"bascule upgrade {' '.join(words)} failed:\n{text}\nThe log ends with:\n{self.log()}")
+        receipt = json.loads(output)
+        self.receipts.append(receipt)
+        for line in receipt_lines(receipt):
+            self.say(f"  {line}")
 
     async def wait_drained(self, server: Server) -> None:
         """Wait until no request has reached a server for half a second; DemoError when requests keep coming."""
@@ -301,6 +339,7 @@ class Demo:
     async def stop(self) -> None:
         """Stop the traffic first, then the balancer and the origins; whatever does not end in time is killed."""
         await self.traffic.stop()
+        await self.echo.stop()
         await self.applied.stop()
         etcd = self.etcd.process if self.etcd is not None else None
         for process in (self.balancer, etcd, *(server.process for server in self.servers)):
@@ -310,23 +349,30 @@ class Demo:
 
     def summary(self) -> None:
         """Print the totals."""
-        totals = self.traffic.totals
+        totals, failures = self.traffic.totals, self.failures()
         if self.json_output:
             summary = {
                 "requests": totals.requests,
-                "failed": len(totals.failures),
-                "failures": totals.failures[:20],
+                "failed": len(failures),
+                "failures": failures[:20],
                 "by_origin": dict(totals.by_origin),
                 "store": "etcd" if self.etcd is not None else "embedded",
                 "changes": [asdict(change) for change in self.changes],
+                "upgrades": self.receipts,
+                "echoes": self.echo.echoed,
             }
             print(json.dumps(summary, indent=2))
             return
-        for text, count in Counter(totals.failures).most_common(5):
+        for text, count in Counter(failures).most_common(5):
             self.say(f"failed {count} times: {text}")
         for change in self.changes:
             self.say(f"{change.in_force_ms:6.0f} ms  {change.by}: {change.what}")
-        self.say(f"total: {totals.requests} requests, {len(totals.failures)} failed")
+        for receipt in self.receipts:
+            what = "switch back" if receipt["kind"] == "back" else "upgrade"
+            self.say(f"{receipt['took_s'] * 1000:6.0f} ms  {what}, generation {receipt['to']['generation']} serves")
+        how = "broken" if self.echo.failure else "unbroken"
+        self.say(f"one WebSocket over both: {self.echo.echoed} echoes, {how}")
+        self.say(f"total: {totals.requests} requests, {len(failures)} failed")
 
 
 def wants_etcd(store: str) -> bool:

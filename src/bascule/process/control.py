@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bascule.store.interface import Put, Reading, Remove, Store
 
 KEEPER_TIMEOUT_S = 15.0
+PRELOAD_AFTER_S = 5.0
 
 
 class Control:
@@ -363,14 +364,18 @@ class Control:
         if self.master.warm is not None:
             self.pipeline, self.master.warm = self.master.warm.pipeline(), None
         self.attach()
+        from bascule.admin.server import AdminServer
+
+        # Its socket first: who asks while a successor reads the store waits for the answer.
+        admin = AdminServer(self, os.path.join(self.master.state_path, "admin.sock"))
         await self._begin(reload_wanted=reload_wanted)
         self.spawn(huge_pages.back_when_used(self.master.regions[1], self.master.log))
         self.spawn(self.watching.run())
         self.spawn(self.resolver.run(lambda: self.spawn(self._readdress())))
-        from bascule.admin.server import AdminServer
-
-        admin = AdminServer(self, os.path.join(self.master.state_path, "admin.sock"))
         serving = asyncio.ensure_future(admin.serve())
+        if self.master.keeper is not None:
+            self.tell_keeper({"type": "in_charge"})
+        self.spawn(self._preload())
         await self._ended.wait()
         admin.stop()
         with contextlib.suppress(asyncio.CancelledError, TimeoutError):
@@ -383,6 +388,14 @@ class Control:
                 await asyncio.wait_for(self.pipeline.close(), 2.0)
         if self.master.standby:
             self._let_go()
+
+    async def _preload(self) -> None:
+        """Import the rest when the start is over."""
+        from bascule.process.preload import preload
+
+        await asyncio.sleep(PRELOAD_AFTER_S)
+        store = "file" if self.pipeline is None else self.pipeline.store.kind
+        await asyncio.to_thread(preload, store)
 
     def _let_go(self) -> None:
         """Keep the links, and nothing else that a promotion would not bring anew."""

@@ -14,6 +14,7 @@ from bascule.process.generation import ACTIVE, LEAVING, Generation
 from bascule.process.lending import Lending
 from bascule.process.log import Log
 from bascule.process.log_file import reopen_logs
+from bascule.process.orders import obey
 from bascule.process.orphans import Orphan, Orphans, merged_listeners
 from bascule.process.poller import Poller
 from bascule.process.rebinding import Rebinding
@@ -33,7 +34,7 @@ from bascule.process.upgrade import Upgrade
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
     from bascule.process.crew import Crew
@@ -76,7 +77,7 @@ class Keeper:
         self._in_charge(self.active)
         self._upgrade = Upgrade(self, self._poller, log, self._lending)
         self._renewal = Renewal(self._poller, log, self._is_quiet, self._describe)
-        self._upgrade_probation_ms = PROBATION_MS
+        self._upgrade.usual_probation_ms = PROBATION_MS
         inherited = systemd.inherited_sockets()
         storage = Storage(self._notifier, self._poller, log, inherited, state.path)
         self._rebinding = Rebinding(self._lending, self._poller, log, inherited, storage)
@@ -93,7 +94,9 @@ class Keeper:
     def run(self) -> int:
         """Serve until told to stop; return the exit status."""
         self._take_signals()
-        self._control = ControlSocket(self._state.path, self._poller, self._asked)
+        self._control = ControlSocket(
+            self._state.path, self._poller, lambda message, answer: obey(self._upgrade, message, answer)
+        )
         if self._document is None:
             self._take_over(self._orphans.collect(self._state.path))
             self._crew.resize(self._options["workers"] or len(os.sched_getaffinity(0)))
@@ -180,7 +183,7 @@ class Keeper:
             workers=self._options["workers"],
             state=self._state.path,
             lock=document.keep(self._state.lock),
-            probation_ms=self._upgrade_probation_ms,
+            probation_ms=self._upgrade.usual_probation_ms,
             notifier=self._notifier.describe(),
             rebinding=self._rebinding.describe(document),
             listeners=[
@@ -193,7 +196,7 @@ class Keeper:
 
     def _go_on(self, document: dict[str, Any]) -> None:
         """Go on from where the program before stopped."""
-        self._upgrade_probation_ms = document["probation_ms"]
+        self._upgrade.usual_probation_ms = document["probation_ms"]
         self._options["workers"] = document["workers"]
         self._rebinding.restore(document["rebinding"])
         for state in document["listeners"]:
@@ -283,7 +286,7 @@ class Keeper:
         on_signal([_signal.SIGINT, _signal.SIGQUIT], self._stop_at_once)
         on_signal([_signal.SIGHUP], self._reload)
         on_signal([_signal.SIGUSR1], lambda: reopen_logs(self._options["log_file"], self._generations, self._log))
-        on_signal([_signal.SIGUSR2], lambda: self._begin_upgrade({}, "USR2", lambda message: None))
+        on_signal([_signal.SIGUSR2], lambda: obey(self._upgrade, {"type": "upgrade"}, lambda answer: None, "USR2"))
         on_signal([_signal.SIGTTIN], lambda: self._resize(+1))
         on_signal([_signal.SIGTTOU], lambda: self._resize(-1))
         _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
@@ -402,6 +405,8 @@ class Keeper:
             self._rebinding.unbind(message["listeners"])
         elif kind == "held":
             self._upgrade.held(message.get("baseline") or {})
+        elif kind == "in_charge":
+            self._upgrade.in_charge()
         elif kind == "switch_back":
             self._upgrade.back(message["reason"], lambda answer: None)
         elif kind == "reloaded":
@@ -415,7 +420,7 @@ class Keeper:
         """Take over what the configuration says of the processes, where the command line says nothing."""
         options = self._options
         drain_timeout_ms = options["drain_timeout_ms"] or message["drain_timeout_ms"] or self._crew.drain_timeout_ms
-        self._upgrade_probation_ms = message.get("upgrade_probation_ms", PROBATION_MS)
+        self._upgrade.usual_probation_ms = message.get("upgrade_probation_ms", PROBATION_MS)
         self._crew.apply_settings(
             drain_timeout_ms, options["access_log"] or message["access_log"], message["worker_memory_bytes"]
         )
@@ -436,32 +441,6 @@ class Keeper:
         self._log.error("cannot start", reason=reason)
         self._failed = status
         self._stop_at_once()
-
-    # ---- what an operator says
-
-    def _asked(self, message: dict[str, Any], answer: Callable[[dict[str, Any]], None]) -> None:
-        """Do what a client of the control socket asks."""
-        kind = message["type"]
-        if kind == "upgrade":
-            self._begin_upgrade(message, "bascule upgrade", answer)
-        elif kind == "back":
-            self._upgrade.back(str(message.get("reason") or "bascule upgrade --back"), answer)
-        elif kind == "finish":
-            self._upgrade.finish(answer)
-        elif kind == "upgrade?":
-            answer({"type": "state", **self._upgrade.state()})
-        else:
-            answer(
-                {"type": "failed", "reason": f"this keeper knows no {kind!r}", "remedy": "it may be an older version"}
-            )
-
-    def _begin_upgrade(self, message: dict[str, Any], reason: str, answer: Callable[[dict[str, Any]], None]) -> None:
-        launcher = [str(word) for word in message.get("program") or ()] or self.active.program.launcher
-        probation_ms = message.get("probation_ms")
-        if not isinstance(probation_ms, int):
-            probation_ms = self._upgrade_probation_ms
-        self._log.info("upgrade", program=" ".join(launcher), because=reason)
-        self._upgrade.begin(launcher, probation_ms, reason, answer)
 
     def _changed(self) -> None:
         self._record()

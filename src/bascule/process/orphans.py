@@ -91,8 +91,8 @@ class Orphans:
                 self._log.warning("it cannot be told", orphan=pid, error=error.strerror)
 
 
-def merged_listeners(orphans: Sequence[Orphan]) -> list[tuple[str, str, list[int]]]:
-    """Return id, address and descriptors, in the order of their slots, of every listener that orphans hold together.
+def merged_listeners(orphans: Sequence[Orphan]) -> list[tuple[str, str, dict[int, int]]]:
+    """Return id, address and descriptors, by slot number, of every listener that orphans hold together.
 
     Of a slot that two of them hold, because it was on its way from one to the other, one descriptor is closed.
     """
@@ -105,7 +105,7 @@ def merged_listeners(orphans: Sequence[Orphan]) -> list[tuple[str, str, list[int
                     os.close(descriptor)
                 else:
                     known[number] = descriptor
-    return [(*key, [slots[number] for number in sorted(slots)]) for key, slots in sorted(merged.items()) if slots]
+    return [(*key, slots) for key, slots in sorted(merged.items()) if slots]
 
 
 def _is_worker(pid: int) -> bool:

@@ -1,5 +1,11 @@
 """The phases of an upgrade or a switch back: their names, how long each may take, and what is said of them."""
 
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 ASKING, STARTING, FILLING, TESTING = "asking", "starting", "filling", "testing"
 HOLDING, ADOPTING, LENDING, TAKING_OVER, EMPTYING = "holding", "adopting", "lending", "taking over", "emptying"
 
@@ -27,3 +33,10 @@ SAYINGS = {
     TAKING_OVER: "the new master takes charge",
     EMPTYING: "connections move to the new workers",
 }
+
+SEE_LOG = "the log (standard error of the keeper, or the journal) has more; the version in force is untouched"
+
+
+def failed(reason: str, remedy: str) -> dict[str, Any]:
+    """Return the answer to an order that cannot be obeyed."""
+    return {"type": "failed", "reason": reason, "remedy": remedy}

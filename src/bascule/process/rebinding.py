@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from bascule.process import slots
+from bascule.process import slots, steering
 from bascule.process.leaving import Leaving
 from bascule.process.listeners import (
     BindError,
@@ -55,9 +55,26 @@ class Rebinding:
 
     # ---- another keeper
 
-    def take_over(self, listener_id: str, address: str, descriptors: list[int]) -> None:
-        """Go on with a listener that workers of a killed keeper gave back."""
-        listener = adopt_listener(listener_id, address, descriptors, self._next_slot.get(listener_id, 0))
+    def take_over(self, listener_id: str, address: str, held: dict[int, int]) -> None:
+        """Go on with a listener that workers of a killed keeper gave back: descriptors by slot number.
+
+        A slot that they do not have was held by one that is dead too; the service manager may have it. Closed sockets of a
+        group have let others take their places, unless they were the last. One that was closing goes on closing: it is
+        theirs alone.
+        """
+        self._storage.claim(listener_id, address, held)
+        numbers = sorted(held)
+        descriptors = [held[number] for number in numbers]
+        regular = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        if any(steering.refuses(descriptor) for descriptor in descriptors):
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return
+        if not regular:
+            self._storage.forget_numbers(listener_id, numbers)
+        first = numbers[0] if regular else numbers[-1] + 1
+        listener = adopt_listener(listener_id, address, descriptors, first)
+        listener.ordered = regular and not numbers[0]
         self._reserve(listener)
         self._lending.listeners[listener.id, listener.address] = listener
         self._lending.listening.add((listener.id, listener.address))

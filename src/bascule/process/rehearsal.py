@@ -21,7 +21,7 @@ from bascule.routing.match import Matcher
 from bascule.routing.path import canonical
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from bascule.process.master import Master
     from bascule.routing.ast import Expression
@@ -39,9 +39,12 @@ class Request(msgspec.Struct, frozen=True):
     path: str
 
 
-def rehearse(master: Master, ports: Mapping[str, int]) -> tuple[int, list[str]]:
-    """Test every worker (number to port of its listener); return how many requests were made, and what went wrong."""
-    images = [_bytes(descriptor) for descriptor in master.publisher.images()]
+def rehearse(master: Master, ports: Mapping[str, int], snapshot: Sequence[int]) -> tuple[int, list[str]]:
+    """Test every worker (number to port of its listener); return how many requests were made, and what went wrong.
+
+    `snapshot`: descriptors of the one that the workers have. This master's own may be older: it was greeted before them.
+    """
+    images = [_bytes(descriptor) for descriptor in snapshot]
     matcher = Matcher(images[0], images[1] if len(images) > 1 else None)
     requests = [Request("self-test.invalid", "/"), *_requests(_routes(master))]
     problems = []

@@ -127,9 +127,13 @@ class Reloader:
         self._control.unbind(wanted)
 
     def _same_as_running(self, loaded: Configuration, addresses: dict[str, bytes]) -> bool:
-        """Whether a successor finds its configuration in force: compilation is deterministic, so the bytes tell."""
+        """Whether a successor finds its configuration in force: compilation is deterministic, so the bytes tell, except
+        where a listener listens, which is not in them."""
         publisher, directory = self._master.publisher, self._master.directory
         assert directory is not None
+        bound = {(entry["id"], entry["address"]) for entry in self._master.listening}
+        if bound != {(entry["id"], entry["address"]) for entry in loaded.listeners()}:
+            return False
         compiled = loaded.compile(publisher.revision, directory.slot, addresses)
         return bool(compiled.image == publisher.image())
 

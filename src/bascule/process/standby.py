@@ -30,6 +30,7 @@ def stand_by(master: Master, boot: Boot) -> None:
     configuration: because of its own layout, or because the statistics were made anew, whose slots it names.
     """
     from bascule.process import configuration
+    from bascule.process.preload import preload
 
     loaded = configuration.load(master.options)
     restarted = _adopt_regions(master, loaded)
@@ -37,6 +38,7 @@ def stand_by(master: Master, boot: Boot) -> None:
         restarted.append("snapshot")
         _compile_anew(master, boot, loaded)
     master.loaded = loaded
+    preload(loaded.store.type)
     master.tell_keeper({"type": "standing_by", "restarted": restarted})
 
 
@@ -132,7 +134,9 @@ def _note(master: Master, message: dict[str, Any], descriptors: list[int]) -> No
     if message["type"] == "self_test":
         from bascule.process.rehearsal import rehearse
 
-        requests, problems = rehearse(master, message["ports"])
+        requests, problems = rehearse(master, message["ports"], descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
         master.tell_keeper({"type": "self_tested", "requests": requests, "problems": problems[:3]})
     elif not master.common_message(message, descriptors):
         for descriptor in descriptors:

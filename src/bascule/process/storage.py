@@ -14,7 +14,7 @@ from bascule.process import addresses, listeners, steering, systemd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from bascule.process.listeners import Listener
@@ -93,6 +93,18 @@ class Storage:
             self._remove(name)
         return first_slot, descriptors
 
+    def claim(self, listener_id: str, address: str, held: dict[int, int]) -> None:
+        """Add the stored sockets of a listener to those that are known by their slot numbers already."""
+        for name, descriptor in list(self._found.items()):
+            parsed = _parsed(name)
+            if parsed is None or parsed[1] != listener_id:
+                continue
+            if not listeners.same_address(listeners.local_address(descriptor), address):
+                continue
+            del self._found[name]
+            if held.setdefault(parsed[0], descriptor) != descriptor:
+                os.close(descriptor)
+
     def close_unclaimed(self) -> None:
         """Close stored sockets of addresses that the configuration no longer has: nobody would accept there."""
         for name, descriptor in self._found.items():
@@ -134,8 +146,11 @@ class Storage:
 
     def forget(self, listener: Listener, first: int = 0) -> None:
         """Have the manager close the slots from place `first` on; `settled` tells when it has."""
-        removed = [f"{PREFIX}{number}.{listener.id}" for number in listener.slot_numbers()[first:]]
-        removed = [name for name in removed if name in self._kept]
+        self.forget_numbers(listener.id, listener.slot_numbers()[first:])
+
+    def forget_numbers(self, listener_id: str, numbers: Sequence[int]) -> None:
+        """Have the manager close the slots of these numbers."""
+        removed = [name for number in numbers if (name := f"{PREFIX}{number}.{listener_id}") in self._kept]
         for name in removed:
             self._remove(name)
         if removed:

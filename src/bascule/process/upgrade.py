@@ -23,9 +23,11 @@ from bascule.process.phases import (
     LENDING,
     PATIENCE_S,
     SAYINGS,
+    SEE_LOG,
     STARTING,
     TAKING_OVER,
     TESTING,
+    failed,
 )
 from bascule.process.probation import Probation
 from bascule.process.receipt import Receipt, summary
@@ -53,8 +55,9 @@ class Upgrade:
 
     def __init__(self, keeper: Keeper, poller: Poller, log: Log, lending: Lending) -> None:
         """See the class."""
-        self.phase = ""
-        """Empty: nothing is under way."""
+        self.phase = ""  # nothing is under way
+        self.usual_probation_ms = 0
+        """How long a probation lasts when nobody says."""
         self.probation = Probation(poller, log, self._proven)
         self._keeper = keeper
         self._poller = poller
@@ -63,6 +66,7 @@ class Upgrade:
         self._old: Generation | None = None
         self._new: Generation | None = None
         self._is_back = False
+        self._in_charge = False
         self._receipt: Receipt | None = None
         self._report: Report = lambda message: None
         self._timer: Timer | None = None
@@ -78,13 +82,15 @@ class Upgrade:
     # ---- what can be asked
 
     def begin(self, launcher: Sequence[str], probation_ms: int, reason: str, report: Report) -> None:
-        """Replace the active generation by the program that `launcher` starts."""
+        """Replace the active generation by the program that `launcher` starts; by its own, as it is now, without one."""
         if self._refused(report):
             return
+        launcher = launcher or self._keeper.active.program.launcher
+        self._log.info("upgrade", program=" ".join(launcher), because=reason)
         workers, rests = self._keeper.active.crew.target, self.probation.resting is not None
         short = shortage(self._lending, workers, one_rests=rests)
         if short is not None:
-            report(_failed(*short))
+            report(failed(*short))
             return
         self._is_back, self._probation_ms, self._own_snapshot = False, probation_ms, False
         self._begun("upgrade", reason, report)
@@ -98,7 +104,7 @@ class Upgrade:
         resting = self.probation.take()
         if resting is None:
             remedy = "there is nothing to switch back to; upgrade to the version you want"
-            report(_failed("no generation rests", remedy))
+            report(failed("no generation rests", remedy))
             return
         self._is_back = True
         self._begun("back", reason, report)
@@ -112,7 +118,7 @@ class Upgrade:
             return
         resting = self.probation.resting
         if resting is None:
-            report(_failed("no generation rests", "there is no probation to end"))
+            report(failed("no generation rests", "there is no probation to end"))
             return
         report({"type": "finished", "generation": resting.number})
         self.probation.proven()
@@ -183,13 +189,13 @@ class Upgrade:
         new.on_message = lambda message, descriptors: self._attempt(lambda: self._from_candidate(message, descriptors))
         new.on_master_death = lambda reason: self._candidate_lost(f"the new master died: {reason}")
         new.crew.on_death = lambda worker, why: self._candidate_lost(f"new worker {worker.number} died: {why}")
-        new.crew.on_start_failure = lambda why: self._fail(f"a new worker cannot be started: {why}", _SEE_LOG)
-        new.crew.on_refusal = lambda why: self._fail(f"a new worker refuses the snapshot in force: {why}", _SEE_LOG)
+        new.crew.on_start_failure = lambda why: self._fail(f"a new worker cannot be started: {why}", SEE_LOG)
+        new.crew.on_refusal = lambda why: self._fail(f"a new worker refuses the snapshot in force: {why}", SEE_LOG)
         new.crew.on_change = lambda: self._attempt(self._look)
 
     def _candidate_lost(self, what: str) -> bool:
         self._lost = True
-        self._fail(what, _SEE_LOG)
+        self._fail(what, SEE_LOG)
         return False
 
     def _attempt(self, step: Callable[[], None]) -> None:
@@ -200,22 +206,27 @@ class Upgrade:
         except OSError as error:
             if not self._is_undecided():
                 raise
-            self._fail(f"{SAYINGS[self.phase]}: {error.strerror or error}", _SEE_LOG)
+            self._fail(f"{SAYINGS[self.phase]}: {error.strerror or error}", SEE_LOG)
         except (KeyError, TypeError, ValueError) as error:
             if not self._is_undecided():
                 raise
-            self._fail(f"the new version says what is not known here: {type(error).__name__}: {error}", _SEE_LOG)
+            self._fail(f"the new version says what is not known here: {type(error).__name__}: {error}", SEE_LOG)
 
     def _is_undecided(self) -> bool:
         """Whether something is under way that can still fail."""
         return bool(self.phase) and self.phase not in {TAKING_OVER, EMPTYING}
 
     def _take_newest(self) -> None:
-        """Give the candidate the snapshot in force, unless it has made its own."""
-        if self._new is None or self._old is None or self._own_snapshot:
+        """Give the candidate the snapshot in force, unless it has made its own.
+
+        A generation that is switched back to is asked for what it has in any case: its own master has brought its workers
+        further than the keeper heard of.
+        """
+        if self._new is None or self._old is None or (self._own_snapshot and not self._is_back):
             return
-        crew, newest = self._new.crew, self._old.crew
-        if crew.revision != newest.revision and newest.snapshot:
+        crew = self._new.crew
+        newest = crew if self._own_snapshot else self._old.crew
+        if newest.snapshot and (crew.revision != newest.revision or not self._adopted()):
             crew.give_snapshot(newest.revision, newest.snapshot)
 
     def _from_candidate(self, message: dict[str, Any], descriptors: list[int]) -> None:
@@ -236,14 +247,14 @@ class Upgrade:
         elif kind == "self_tested" and self.phase == TESTING:
             self._tested(message)
         elif kind == "fatal":
-            self._fail(f"the new master cannot take over: {message['reason']}", _SEE_LOG)
+            self._fail(f"the new master cannot take over: {message['reason']}", SEE_LOG)
         else:
             _ignored(message, descriptors)
 
     def _tested(self, message: dict[str, Any]) -> None:
         self._close_test()
         if message["problems"]:
-            self._fail(f"the self-test failed: {message['problems'][0]}", _SEE_LOG)
+            self._fail(f"the self-test failed: {message['problems'][0]}", SEE_LOG)
             return
         if self._receipt is not None:
             self._receipt.note("self_test_requests", message["requests"])
@@ -259,7 +270,7 @@ class Upgrade:
         if phase == FILLING and new.crew.is_complete():
             self._begin_test()
         elif phase == TESTING and self._test is not None and self._test.begins():
-            new.tell_master({"type": "self_test", "ports": self._test.ports()})
+            new.tell_master({"type": "self_test", "ports": self._test.ports()}, new.crew.snapshot)
         elif phase == ADOPTING and self._adopted():
             self._enter(LENDING)
             self._lending.lend_beside(new.crew)
@@ -341,6 +352,7 @@ class Upgrade:
     def _promote(self) -> None:
         """Put the new master in charge; what remains is to wait until the old workers are empty."""
         assert self._old is not None
+        self._in_charge = False
         self._keeper.promote()
         self._enter(EMPTYING)
         if self._is_back or not self._probation_ms:
@@ -349,9 +361,14 @@ class Upgrade:
             self._old.leave(self._old.crew.drain_timeout_ms)
         self._emptied()
 
+    def in_charge(self) -> None:
+        """The new master follows the store and answers on the admin socket."""
+        self._in_charge = True
+        self._emptied()
+
     def _emptied(self) -> None:
         old = self._old
-        if self.phase != EMPTYING or old is None:
+        if self.phase != EMPTYING or old is None or not self._in_charge:
             return
         workers = old.crew.workers.values()
         if any(worker.account.get("in_flight", 1) for worker in workers):
@@ -387,10 +404,10 @@ class Upgrade:
     def _refused(self, report: Report) -> bool:
         if self.phase:
             report(
-                _failed(f"an upgrade is under way: {SAYINGS[self.phase]}", "wait for its end: bascule upgrade --status")
+                failed(f"an upgrade is under way: {SAYINGS[self.phase]}", "wait for its end: bascule upgrade --status")
             )
         elif not self._keeper.can_upgrade:
-            report(_failed("the load balancer is starting or stopping", "wait until it is ready"))
+            report(failed("the load balancer is starting or stopping", "wait until it is ready"))
         else:
             return False
         return True
@@ -422,7 +439,7 @@ class Upgrade:
             self._log.error("the master does not end its change and is killed: its version is on the way out")
             self._old.kill_master()
         else:
-            self._fail(f"{SAYINGS[self.phase]} took longer than {PATIENCE_S[self.phase]:g} s", _SEE_LOG)
+            self._fail(f"{SAYINGS[self.phase]} took longer than {PATIENCE_S[self.phase]:g} s", SEE_LOG)
 
     def _fail(self, reason: str, remedy: str) -> None:
         """Before the commit: nothing changes."""
@@ -483,13 +500,6 @@ class Upgrade:
             self._test = None
 
 
-_SEE_LOG = "the log (standard error of the keeper, or the journal) has more; the version in force is untouched"
-
-
 def _ignored(message: dict[str, Any], descriptors: list[int]) -> None:
     for descriptor in descriptors:
         os.close(descriptor)
-
-
-def _failed(reason: str, remedy: str) -> dict[str, Any]:
-    return {"type": "failed", "reason": reason, "remedy": remedy}

@@ -1,0 +1,28 @@
+"""What an operator tells the keeper: by `bascule upgrade` on its control socket, or by a signal."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from bascule.process.upgrade import Report, Upgrade
+
+
+def obey(upgrade: Upgrade, message: dict[str, Any], answer: Report, reason: str = "bascule upgrade") -> None:
+    """Do what a message asks, and answer: docs/upgrade.md has the messages."""
+    kind = message["type"]
+    if kind == "upgrade":
+        probation_ms = message.get("probation_ms")
+        if not isinstance(probation_ms, int):
+            probation_ms = upgrade.usual_probation_ms
+        upgrade.begin([str(word) for word in message.get("program") or ()], probation_ms, reason, answer)
+    elif kind == "back":
+        upgrade.back(str(message.get("reason") or "bascule upgrade --back"), answer)
+    elif kind == "finish":
+        upgrade.finish(answer)
+    elif kind == "upgrade?":
+        answer({"type": "state", **upgrade.state()})
+    else:
+        remedy = "it may be an older version"
+        answer({"type": "failed", "reason": f"this keeper knows no {kind!r}", "remedy": remedy})

@@ -1,0 +1,190 @@
+"""The keeper becomes another version of itself, and a killed keeper's sockets come back from its workers."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kit.origin import ScriptedOrigin
+from kit.waiting import free_port, until
+from process.balancer import Balancer, Load, tree
+from process.upgrading import command, order, upgrade_state
+from process.versions import Version
+
+Start = Callable[..., Balancer]
+BECAME = "the keeper is another version now"
+
+
+def listening_inodes(port: int) -> set[str]:
+    """Return the inodes of all sockets that listen on a port: each names one accept queue of the kernel."""
+    found = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+            found.add(fields[9])
+    return found
+
+
+def mapped(pid: int, path: Path) -> bool:
+    """Tell whether a process has loaded modules from below a directory."""
+    return str(path) in Path(f"/proc/{pid}/environ").read_text() + Path(f"/proc/{pid}/cmdline").read_text()
+
+
+def test_the_keeper_becomes_the_version_that_serves_and_stays_the_same_process(
+    start: Start, port: int, tmp_path: Path
+) -> None:
+    newer = Version(tmp_path / "2.0", "2.0.0")
+    balancer = start(workers=2)
+    keeper = balancer.process.pid
+    queues = listening_inodes(port)
+    assert len(queues) == 24
+    with Load(port, clients=2, keep_alive=True) as kept, Load(port, clients=2) as fresh:
+        kept.more(20)
+        answer = order(balancer, program=newer, probation_ms=0)
+        assert answer["type"] == "receipt", answer
+        assert answer["receipt"]["ok"], answer
+        balancer.logged(BECAME)
+        kept.more(50)
+        fresh.more(50)
+        assert mapped(keeper, newer.directory)
+        assert int((balancer.state / "keeper.pid").read_text()) == keeper
+        assert upgrade_state(balancer)["version"] == "2.0.0"
+        assert listening_inodes(port) == queues
+        # It is a keeper like any other: it replaces, resizes, upgrades again, and stops.
+        victim = min(balancer.until_workers(2).values())
+        os.kill(victim, signal.SIGTERM)
+        until(lambda: victim not in balancer.worker_pids().values(), "another worker", 20)
+        balancer.signal(signal.SIGTTIN)
+        balancer.until_workers(3)
+        assert command(balancer, "--probation", "0s").returncode == 0
+        balancer.logged(BECAME, times=2)
+        fresh.more(50)
+    assert kept.failures == fresh.failures == []
+    balancer.signal(signal.SIGTERM)
+    assert balancer.wait() == 0
+    assert not balancer.recorded()
+
+
+def test_a_finished_probation_renews_the_keeper(start: Start, port: int, tmp_path: Path) -> None:
+    newer = Version(tmp_path / "2.0", "2.0.0")
+    balancer = start(workers=1)
+    with Load(port, clients=2, keep_alive=True) as load:
+        assert order(balancer, program=newer)["receipt"]["ok"]
+        assert not mapped(balancer.process.pid, newer.directory)
+        assert command(balancer, "--finish").returncode == 0
+        balancer.logged(BECAME)
+        load.more(20)
+    assert load.failures == []
+    assert mapped(balancer.process.pid, newer.directory)
+    assert command(balancer, "--back").returncode == 1
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "LAYOUT = 99\n",
+        "def main(words):\n    import os\n    os.kill(os.getpid(), 9)\n",
+    ],
+    ids=["another layout", "is killed"],
+)
+def test_a_keeper_that_could_not_go_on_stays_what_it_is(start: Start, port: int, tmp_path: Path, patch: str) -> None:
+    newer = Version(tmp_path / "2.0", "2.0.0", {"process/succession.py": patch})
+    balancer = start(workers=1)
+    with Load(port, clients=2, keep_alive=True) as load:
+        assert order(balancer, program=newer, probation_ms=0)["receipt"]["ok"]
+        balancer.logged("the keeper stays the version it is")
+        load.more(20)
+        balancer.signal(signal.SIGTTIN)
+        balancer.until_workers(2)
+    assert load.failures == []
+    assert not mapped(balancer.process.pid, newer.directory)
+
+
+def test_signals_that_come_while_the_keeper_changes_are_not_lost(start: Start, port: int, tmp_path: Path) -> None:
+    newer = Version(tmp_path / "2.0", "2.0.0")
+    balancer = start(workers=1)
+    with Load(port, clients=1) as load:
+        load.more(5)
+        assert order(balancer, program=newer, probation_ms=0)["receipt"]["ok"]
+        balancer.logged("the keeper becomes the version that serves")
+        balancer.signal(signal.SIGTERM)  # between the two programs, or just after them
+        assert balancer.wait() == 0
+    assert "Traceback" not in balancer.log()
+
+
+def test_a_killed_keepers_sockets_come_back_from_its_workers(start: Start, port: int) -> None:
+    """The same queues, not new ones beside them; and every connection outlives the old workers."""
+    balancer = start(workers=2)
+    queues = listening_inodes(port)
+    with Load(port, clients=3, keep_alive=True) as kept, Load(port, clients=2) as fresh:
+        kept.more(20)
+        orphans = balancer.recorded()
+        balancer.process.kill()
+        balancer.process.wait()
+        fresh.more(20)
+        balancer.spawn()
+        balancer.logged("workers of the killed keeper give back its sockets")
+        until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in orphans), "the end of the orphans", 30)
+        fresh.more(50)
+        kept.more(50)
+        assert listening_inodes(port) == queues
+    assert kept.failures == fresh.failures == []
+    until(balancer.ready, "a ready balancer", 30)
+    # The statistics went on: what was counted before the kill is still there.
+    listener = balancer.status()["traffic"]["listeners"][0]
+    assert listener["requests"] >= kept.served + fresh.served
+    assert not list(balancer.state.glob("orphan-*"))
+
+
+def test_a_keeper_takes_over_what_one_worker_still_holds(start: Start, port: int) -> None:
+    balancer = start(workers=2)
+    balancer.until_slots([12, 12])
+    pids = balancer.until_workers(2)
+    balancer.process.kill()
+    balancer.process.wait()
+    os.kill(pids[0], signal.SIGKILL)
+    balancer.spawn()
+    balancer.logged("workers of the killed keeper give back its sockets")
+    until(balancer.ready, "a ready balancer", 30)
+    with Load(port, clients=4) as load:
+        load.more(100)
+    assert load.failures == []
+
+
+def test_a_configuration_that_changed_meanwhile_is_in_force_afterwards(
+    start: Start, port: int, origin: ScriptedOrigin
+) -> None:
+    other = free_port()
+    balancer = start(workers=1)
+    balancer.process.kill()
+    balancer.process.wait()
+    balancer.write(tree({"web": f"127.0.0.1:{port}", "new": f"127.0.0.1:{other}"}, origin.address))
+    balancer.spawn()
+    until(balancer.ready, "a ready balancer", 30)
+    until(lambda: len(listening_inodes(other)) == 24, "the new listener", 20)
+    with Load(other, clients=1) as new, Load(port, clients=1) as old:
+        new.more(10)
+        old.more(10)
+    assert new.failures == old.failures == []
+
+
+def test_what_is_no_document_is_refused(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "document"
+    balancer = start(workers=1)
+    for text in (b"", b"{", b"[]", b'{"layout": 1}', json.dumps({"layout": 1, "words": ["run", "--no-such"]}).encode()):
+        path.write_bytes(text)
+        with open(path, "rb") as file:
+            done = subprocess.run(
+                [*balancer.program, "_succession", str(file.fileno())],
+                pass_fds=[file.fileno()],
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=False,
+            )
+        assert done.returncode == 1
+        assert "cannot go on" in done.stderr
