@@ -291,7 +291,7 @@ class Told:
             assert self.process.stdin
             assert self.process.stdout
             self.process.stdin.close()
-            self.process.wait(10)
+            self.process.wait(60)
             self.process.stdout.close()
 
 
