@@ -47,6 +47,8 @@ class LocalLive:
             return None
 
         self.master = SimpleNamespace(
+            admin_socket=-1,
+            keeper=None,
             options={"command": "run", "config": "", "state": str(directory), **options},
             log=log,
             in_force=None,

@@ -1,4 +1,5 @@
-"""Every command of the README runs as written, in the order of the page; only ports are replaced by free ones.
+"""Every command of the README runs as written, in the order of the page; only ports are replaced by free ones, and
+/opt/bascule by a folder with two versions and the link to the first.
 
 `bascule run` and `bascule proxy` go to the background, as they do in another terminal, until the next of them; all others have
 to succeed. etcd is there, and its vulcand tree. `ci/...` is what runs this test.
@@ -20,8 +21,10 @@ from bascule.demo.etcd import installed
 from kit.origin import ScriptedOrigin
 from kit.proxies import ROOT
 from kit.waiting import free_port, until
+from process.versions import Version
 
 PORTS = ("8080", "9001", "9002", "9003", "8181", "2379")
+VERSIONS = ("1.2", "1.3")
 VULCAND = {
     "/vulcand/backends/b1/backend": '{"Type": "http"}',
     "/vulcand/backends/b1/servers/s1": '{"URL": "http://127.0.0.1:9001"}',
@@ -56,6 +59,10 @@ class Terminal:
         program = binaries / "bascule"
         program.write_text(f'#!/bin/sh\nexec {sys.executable} -m bascule "$@"\n')
         program.chmod(0o755)
+        self.versions = directory / "opt"
+        for version in VERSIONS:
+            Version(self.versions / version, version)
+        (self.versions / "current").symlink_to(VERSIONS[0])
         self.environment = {
             **os.environ,
             "PATH": f"{binaries}:{os.environ['PATH']}",
@@ -69,13 +76,14 @@ class Terminal:
         (directory / "bascule.toml").write_text(self.replaced(configuration()))
 
     def replaced(self, text: str) -> str:
-        """Put free ports in place of the page's."""
+        """Put free ports in place of the page's, and the folder of versions."""
+        text = text.replace("/opt/bascule/", f"{self.versions}/")
         return re.sub(r"(?<=:)(\d{4})\b", lambda match: self.ports.get(match[1], match[1]), text)
 
     def type(self, line: str) -> None:
         """Run a line as a user would."""
         line = self.replaced(line)
-        if re.match(r"bascule (run|proxy)\b", line):
+        if re.match(r"(\S*/)?bascule (run|proxy)\b", line):
             self.end()
             with (self.directory / "log").open("ab") as log:
                 self.background = subprocess.Popen(

@@ -31,7 +31,10 @@ def slots(listener: str, numbers: range) -> set[str]:
 
 def until_held(manager: Manager, names: set[str]) -> None:
     """Wait until the manager holds just these."""
-    until(lambda: manager.names() == names, f"{len(names)} sockets to be held", 20)
+    try:
+        until(lambda: manager.names() == names, f"{len(names)} sockets to be held", 20)
+    except AssertionError as error:
+        raise AssertionError(f"{error}: {manager.names() ^ names} differ") from None
 
 
 def queue(port: int, count: int) -> list[RawClient]:
@@ -116,10 +119,15 @@ def test_what_is_held_follows_every_change(
     change({"web": web}, 2)
     until_held(manager, slots("web", range(2)))
     change({"www": web}, 2)
-    until_held(manager, slots("www", range(2)))
+    until(lambda: _listeners(manager) == ["www"] * 2, "the slots under their new name", 20)
     change({"www": f"127.0.0.1:{other}"}, 3)
-    until_held(manager, slots("www", range(2, 5)))
+    until(lambda: _listeners(manager) == ["www"] * 3 and not serves(port), "the slots of the new address", 20)
     assert serves(other)
+
+
+def _listeners(manager: Manager) -> list[str]:
+    """Return the listener of each socket that is held."""
+    return [name.split(".")[2] for name in manager.names()]
 
 
 def test_stored_sockets_fit_another_configuration(
@@ -134,11 +142,17 @@ def test_stored_sockets_fit_another_configuration(
     balancer.wait()
     after = {**tree({"www": f"127.0.0.1:{port}", "local": f"unix://{path}"}, origin.address), "settings": {"slots": 3}}
     clients = queue(port, 20)
-    start(after, workers=1, **manager.start())
+    balancer = start(after, workers=1, **manager.start())
     assert [client.response().status for client in clients] == [200] * 20
     until_held(manager, slots("www", range(3)) | slots("local", range(1)))
     assert get(str(path)).status == 200
-    assert not serves(other)
+    until(lambda: not serves(other), "the end of what is no longer configured")
+    # From here on they are like any other.
+    for again in ({**after, "listeners": {"www": after["listeners"]["www"]}}, after):
+        balancer.write(again)
+        assert balancer.reload()[0] == 200
+        until_held(manager, slots("www", range(3)) | (slots("local", range(1, 2)) if again is after else set()))
+    assert get(str(path)).status == 200
     for client in clients:
         client.close()
 
@@ -160,6 +174,7 @@ def test_workers_that_outlive_their_keeper_and_the_store_have_the_same_sockets(
         until(lambda: all(gone(pid) for pid in orphans), "the end of the orphans", 30)
         load.more(30)
     assert load.failures == []
+    until(again.ready, "the admin socket of the new master", 30, 0.05)
     again.until_slots([12, 12])
     until_held(manager, slots("web", range(24)))
     assert inodes(manager) == before

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def test_the_keeper_becomes_the_version_that_serves_and_stays_the_same_process(
         kept.more(20)
         answer = order(balancer, program=newer, probation_ms=0)
         assert answer["type"] == "receipt", answer
-        assert answer["receipt"]["ok"], answer
+        assert answer["receipt"]["ok"], answer["receipt"].get("failed")
         balancer.logged(BECAME)
         kept.more(50)
         fresh.more(50)
@@ -102,6 +103,39 @@ def test_a_keeper_that_could_not_go_on_stays_what_it_is(start: Start, port: int,
         balancer.until_workers(2)
     assert load.failures == []
     assert not mapped(balancer.process.pid, newer.directory)
+
+
+def test_who_asks_the_admin_api_meanwhile_waits_and_is_answered(start: Start, port: int, tmp_path: Path) -> None:
+    newer = Version(tmp_path / "2.0", "2.0.0")
+    balancer = start(workers=1)
+    refused: list[str] = []
+    asked = 0
+    done = threading.Event()
+
+    def ask() -> None:
+        nonlocal asked
+        while not done.is_set():
+            try:
+                assert balancer.request("GET", "/v1/status")[0] == 200
+                asked += 1
+            except Exception as error:
+                refused.append(repr(error))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        assert order(balancer, program=newer)["receipt"]["ok"]
+        assert order(balancer, "back")["receipt"]["ok"]
+        assert order(balancer, program=newer, probation_ms=0)["receipt"]["ok"]
+        balancer.logged(BECAME)
+        os.kill(balancer.status()["master"]["pid"], signal.SIGTERM)
+        before = asked
+        until(lambda: asked > before + 3, "answers of the next master", 30)
+    finally:
+        done.set()
+        thread.join(30)
+    assert refused == []
+    assert balancer.log().count("the keeper is another version now") == 1
 
 
 def test_signals_that_come_while_the_keeper_changes_are_not_lost(start: Start, port: int, tmp_path: Path) -> None:

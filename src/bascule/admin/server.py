@@ -58,11 +58,12 @@ class AdminServer:
     """Serves the admin API at a Unix path, and at the addresses of `--admin`, until told to stop."""
 
     def __init__(self, control: Control, path: str) -> None:
-        """Bind beside the path and rename over it: a master that follows another takes the place in one step."""
+        """Listen on the socket that a predecessor's clients wait in, if the keeper has it; else bind beside the path and
+        rename over it, and give it to the keeper."""
         self.path = path
         self._control = control
         self._options: dict[str, Any] = control.master.options
-        self._socket = _bind_unix(path)
+        self._socket = self._listen()
         self._file = os.lstat(path)
         tokens = Tokens(os.path.join(data_path(self._options), TOKENS_FILE))
         self.api = Api(control, _Program(control), tokens)
@@ -70,8 +71,17 @@ class AdminServer:
         self._server = _Server(self._config())
         self._remote: list[_Server] = []
 
+    def _listen(self) -> socket.socket:
+        master = self._control.master
+        if master.admin_socket >= 0 and os.path.exists(self.path):
+            return socket.socket(fileno=os.dup(master.admin_socket))
+        listening = _bind_unix(self.path)
+        if master.keeper is not None:
+            self._control.tell_keeper({"type": "admin_socket"}, [listening.fileno()])
+        return listening
+
     async def serve(self) -> None:
-        """Serve until `stop`; then remove the socket file, unless it is a successor's by now."""
+        """Serve until `stop`; then remove the socket file, unless the keeper has the socket too, for a successor."""
         remote = [asyncio.create_task(self._serve_tcp(text)) for text in self._options.get("admin") or ()]
         try:
             await self._server.serve(sockets=[self._socket])
@@ -81,7 +91,7 @@ class AdminServer:
                 task.cancel()
             self._socket.close()
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(self._file, os.lstat(self.path)):
+                if self._control.master.keeper is None and os.path.samestat(self._file, os.lstat(self.path)):
                     os.unlink(self.path)
 
     def stop(self) -> None:

@@ -72,6 +72,7 @@ class Keeper:
         self._lending = Lending()
         self._generations: list[Generation] = []
         self._generation_number = 0
+        self._admin_socket: list[int] = []
         self.active = self.new_generation(programs.current(programs.own_launcher()), ACTIVE)
         self.active.crew.apply_settings(options["drain_timeout_ms"] or DRAIN_TIMEOUT_MS, options["access_log"] or "off")
         self._in_charge(self.active)
@@ -95,7 +96,10 @@ class Keeper:
         """Serve until told to stop; return the exit status."""
         self._take_signals()
         self._control = ControlSocket(
-            self._state.path, self._poller, lambda message, answer: obey(self._upgrade, message, answer)
+            self._state.path,
+            self._poller,
+            lambda message, answer: obey(self._upgrade, message, answer),
+            descriptor=-1 if self._document is None else self._document["control"],
         )
         if self._document is None:
             self._take_over(self._orphans.collect(self._state.path))
@@ -172,6 +176,7 @@ class Keeper:
             and not self._stopping
             and not self._upgrade.phase
             and self._upgrade.probation.resting is None
+            and self._control.is_idle
             and self._rebinding.is_quiet()
             and all(generation.is_quiet() for generation in self._generations)
         )
@@ -183,12 +188,14 @@ class Keeper:
             workers=self._options["workers"],
             state=self._state.path,
             lock=document.keep(self._state.lock),
+            control=document.keep(self._control.fileno()),
             probation_ms=self._upgrade.usual_probation_ms,
             notifier=self._notifier.describe(),
             rebinding=self._rebinding.describe(document),
             listeners=[
                 describe_listener(self._lending.listeners[key], document) for key in sorted(self._lending.listening)
             ],
+            admin=[document.keep(descriptor) for descriptor in self._admin_socket],
             active=self.active.number,
             generations=[describe_generation(generation, document) for generation in self._generations],
         )
@@ -203,6 +210,9 @@ class Keeper:
             listener = restore_listener(state)
             self._lending.listeners[listener.id, listener.address] = listener
             self._lending.listening.add((listener.id, listener.address))
+        self._admin_socket = document["admin"]
+        for descriptor in self._admin_socket:
+            os.set_inheritable(descriptor, False)
         self._forget(self.active)
         for state in document["generations"]:
             generation = self.new_generation(programs.from_message(state["program"]), state["state"], state["number"])
@@ -273,9 +283,10 @@ class Keeper:
             "ready": self._ready,
             "workers": self._crew.target,
             "upgrade": self._upgrade.state(),
+            "admin": bool(self._admin_socket),
             "listeners": [list(key) for key in self._lending.in_use()],
         }
-        return message, [*crew.regions, *crew.snapshot]
+        return message, [*crew.regions, *crew.snapshot, *self._admin_socket]
 
     # ---- signals
 
@@ -405,6 +416,8 @@ class Keeper:
             self._rebinding.unbind(message["listeners"])
         elif kind == "held":
             self._upgrade.held(message.get("baseline") or {})
+        elif kind == "admin_socket":
+            self._keep_admin_socket(descriptors)
         elif kind == "in_charge":
             self._upgrade.in_charge()
         elif kind == "switch_back":
@@ -415,6 +428,12 @@ class Keeper:
             self._notifier.send(f"STATUS={message['status']}")
         elif kind == "fatal":
             self._fatal(message["reason"], message["status"])
+
+    def _keep_admin_socket(self, descriptors: list[int]) -> None:
+        """Who asks while one master follows another waits in the queue of this socket, and is refused by neither."""
+        for old in self._admin_socket:
+            os.close(old)
+        self._admin_socket = descriptors
 
     def _apply_settings(self, message: dict[str, Any]) -> None:
         """Take over what the configuration says of the processes, where the command line says nothing."""
@@ -464,11 +483,9 @@ class Keeper:
         if pids == self._recorded:
             return
         self._recorded = pids
-        record = {str(pid): spawn.start_time(pid) for pid in pids}
+        processes = {**self._orphans.record(), **{str(pid): spawn.start_time(pid) for pid in pids}}
         try:
-            self._state.write(
-                PROCESSES_FILE, {"keeper": os.getpid(), "processes": {**self._orphans.record(), **record}}
-            )
+            self._state.write(PROCESSES_FILE, {"keeper": os.getpid(), "processes": processes})
         except OSError as error:
             self._recorded = []  # again at the next change
             self._log.error("the processes cannot be recorded in the state directory", error=error.strerror)

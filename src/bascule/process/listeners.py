@@ -219,6 +219,7 @@ class Listener:
         start."""
         if self.file_identity is not None and _file_identity(self.path) == self.file_identity:
             os.unlink(self.path)
+        self.file_identity = None  # another one may get the same inode number
 
 
 def open_listener(

@@ -61,6 +61,8 @@ class Master:
         self.ready = False
         self.standby = False
         """Not in charge: of a generation that does not serve yet, or serves no more."""
+        self.admin_socket = -1
+        """On which the admin API listens, when a predecessor did; the keeper has it too."""
         self.loaded: Configuration | None = None
         """What a master that stands by has found that it would load."""
         self.upgrade: dict[str, Any] = {}
@@ -98,6 +100,10 @@ class Master:
         self.standby = hello["standby"]
         self.note_upgrade(hello.get("upgrade") or {})
         self.listening = [{"id": name, "address": address} for name, address in hello["listeners"]]
+        if hello.get("admin"):
+            if self.admin_socket >= 0:
+                os.close(self.admin_socket)
+            self.admin_socket = descriptors.pop()
         if hello["regions"]:
             for old in self.regions:
                 os.close(old)

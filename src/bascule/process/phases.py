@@ -10,13 +10,13 @@ ASKING, STARTING, FILLING, TESTING = "asking", "starting", "filling", "testing"
 HOLDING, ADOPTING, LENDING, TAKING_OVER, EMPTYING = "holding", "adopting", "lending", "taking over", "emptying"
 
 PATIENCE_S = {
-    ASKING: 20.0,
+    ASKING: 60.0,
     STARTING: 120.0,
     FILLING: 60.0,
-    TESTING: 20.0,
-    HOLDING: 20.0,
-    ADOPTING: 20.0,
-    LENDING: 20.0,
+    TESTING: 60.0,
+    HOLDING: 60.0,
+    ADOPTING: 60.0,
+    LENDING: 60.0,
     TAKING_OVER: 5.0,
     EMPTYING: 5.0,
 }

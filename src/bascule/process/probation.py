@@ -78,6 +78,11 @@ class Probation:
         self._crashes = [at_s for at_s in self._crashes if now_s - at_s < CRASHES_WITHIN_S] + [now_s]
         return len(self._crashes) >= CRASHES_MAX
 
-    def left_s(self) -> float:
-        """Return how many seconds the probation still lasts, 0 when there is none."""
-        return max(self._until_s - time.monotonic(), 0.0) if self.resting is not None else 0.0
+    def state(self) -> dict[str, Any]:
+        """Return what is told of it: to operators, and to the master that watches the new version."""
+        resting = self.resting
+        return {
+            "resting": None if resting is None else {"generation": resting.number, "version": resting.program.version},
+            "probation_left_s": round(max(self._until_s - time.monotonic(), 0.0), 1) if resting is not None else 0.0,
+            "baseline": self.baseline,
+        }

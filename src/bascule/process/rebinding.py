@@ -15,6 +15,7 @@ from bascule.process.listeners import (
     open_listener,
     same_address,
 )
+from bascule.process.storage import is_stored
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,11 +38,16 @@ class Rebinding:
     def __init__(
         self, lending: Lending, poller: Poller, log: Log, inherited: Mapping[int, str], storage: Storage
     ) -> None:
-        """`inherited` are the descriptors of socket activation and their names."""
+        """`inherited` are the descriptors that the service manager gave us, and their names; those of its store are
+        `storage`'s, the others are of socket activation."""
         self._lending = lending
         self._poller = poller
         self._log = log
-        self._inherited = {descriptor: (local_address(descriptor), name) for descriptor, name in inherited.items()}
+        self._inherited = {
+            descriptor: (local_address(descriptor), name)
+            for descriptor, name in inherited.items()
+            if not is_stored(name)
+        }
         self._storage = storage
         self._next_slot: dict[str, int] = {}
         self._slots = 0
@@ -195,9 +201,14 @@ class Rebinding:
     def fit(self) -> None:
         """Give every listener in use the number of slots that settings and workers ask for. One that is to have more has
         them at once; slots that are too many leave when their queues are empty."""
+        newest: dict[str, int] = {}
+        for listener in self._lending.listeners.values():
+            newest[listener.id] = max(newest.get(listener.id, 0), listener.first_slot)
         for key in sorted(self._lending.listening):
             listener = self._lending.listeners[key]
-            if not (listener.closing or listener.shared or listener.heir is not None):
+            # One that moves to another address is two for a moment: the numbers after the older one's are not free.
+            moving = listener.first_slot < newest[listener.id]
+            if not (listener.closing or listener.shared or listener.heir is not None or moving):
                 wanted = max(slots.slot_count(self._lending.target, self._slots), listener.inherited)
                 if wanted != listener.kept:
                     self._fit(listener, wanted)

@@ -74,7 +74,7 @@ class StateDirectory:
 
     def release(self, *, and_remove: bool = False) -> None:
         """Remove what only a running keeper has, with `and_remove` the directory too if it is then empty; unlock."""
-        steps = [(os.unlink, self.file(name)) for name in (PROCESSES_FILE, PID_FILE)]
+        steps = [(os.unlink, self.file(name)) for name in (PROCESSES_FILE, ADMIN_SOCKET, PID_FILE)]
         for step, path in [*steps, (os.rmdir, self.path)] if and_remove else steps:
             try:
                 step(path)

@@ -48,7 +48,7 @@ class Storage:
         self._directory = directory
         places = os.environ.pop("FDSTORE", "")  # systemd 254 says how many; with older ones the unit has to
         self._places = int(places) if places.isdigit() and notifier.listens else 0
-        self._found = {name: descriptor for descriptor, name in inherited.items() if _parsed(name)}
+        self._found = {name: descriptor for descriptor, name in inherited.items() if is_stored(name)}
         self._kept = set(self._found)
         self._names_bytes = sum(len(name) + 1 for name in self._kept)
         self._outbox: list[tuple[tuple[str, ...], list[int]]] = []
@@ -204,6 +204,11 @@ class Storage:
                 stored=len(self._kept),
                 remedy="raise FileDescriptorStoreMax= (and FDSTORE= beside it) in the unit, or have fewer slots",
             )
+
+
+def is_stored(name: str) -> bool:
+    """Whether a descriptor of this name comes from the store, and is a slot."""
+    return _parsed(name) is not None
 
 
 def _parsed(name: str) -> tuple[int, str] | None:
