@@ -82,10 +82,15 @@ def difference(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
     return {key: after[key] - before.get(key, 0) for key in after}
 
 
+def place(host: int, port: int) -> int:
+    """Return one number for a port of 127.0.0.HOST."""
+    return host << 16 | port
+
+
 @dataclass(frozen=True)
 class Reset:
-    """One TCP RST: when (CLOCK_MONOTONIC), from which port to which. With ACK it was sent because a socket was closed with
-    bytes unread; without, because something arrived for which there is no connection."""
+    """One TCP RST: when (CLOCK_MONOTONIC), from which `place` to which. With ACK it was sent because a socket was closed with
+    bytes unread, or nobody listens; without, because something else arrived for which there is no connection."""
 
     at_s: float
     source: int
@@ -124,11 +129,13 @@ class ResetWatch:
                 continue
             at = (packet[0] & 15) * 4
             source, target = struct.unpack_from(">HH", packet, at)
-            self.seen.append(Reset(time.monotonic(), source, target, bool(packet[at + 13] & 16)))
+            from_, to = place(packet[15], source), place(packet[19], target)
+            self.seen.append(Reset(time.monotonic(), from_, to, bool(packet[at + 13] & 16)))
 
     def by_sender(self, listeners: set[int], origins: set[int]) -> dict[str, int]:
         """Count the resets by who sent them to whom; `listeners` are all ports ever listened on by the load balancer."""
         found: Counter[str] = Counter()
+        listeners, origins = {place(1, port) for port in listeners}, {place(1, port) for port in origins}
         for reset in self.seen:
             if reset.source in listeners:
                 found["balancer to client"] += 1

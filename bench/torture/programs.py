@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.torture.network import place
 from kit.waiting import until
 
 SOURCES = Path(__file__).parent / "clients"
@@ -63,7 +64,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Failure:
-    """One failed request. `at_s`: CLOCK_MONOTONIC; `port`: the client's."""
+    """One failed request. `at_s`: CLOCK_MONOTONIC; `port`: the client's `network.place`."""
 
     why: str
     kind: str
@@ -74,12 +75,20 @@ class Failure:
     @classmethod
     def read(cls, line: Mapping[str, Any]) -> "Failure":
         """Take a line of the swarm apart."""
-        details = {key: value for key, value in line.items() if isinstance(value, int) and key not in {"at_us", "port"}}
-        return cls(line["failure"], line["kind"], line["at_us"] / 1e6, line["port"], details)
+        details = {
+            key: value for key, value in line.items() if isinstance(value, int) and key not in {"at_us", "host", "port"}
+        }
+        return cls(line["failure"], line["kind"], line["at_us"] / 1e6, place(line["host"], line["port"]), details)
 
     def document(self) -> dict[str, Any]:
         """Return it for a report."""
-        return {"why": self.why, "kind": self.kind, "at_s": round(self.at_s, 4), "port": self.port, **self.details}
+        return {
+            "why": self.why,
+            "kind": self.kind,
+            "at_s": round(self.at_s, 4),
+            "port": self.port & 65535,
+            **self.details,
+        }
 
 
 @dataclass

@@ -136,7 +136,10 @@ class Run:
         failed = f"{seen.failed_requests} failed, {len(resets.seen)} resets"
         for reset in resets.seen[self.resets_told :]:
             during = ", ".join(self.timeline.during(reset.at_s)) or "nothing"
-            print(f"  RESET from {reset.source} to {reset.target}, ack {reset.ack}, during: {during}", flush=True)
+            print(
+                f"  RESET from {reset.source & 65535} to {reset.target & 65535}, ack {reset.ack}, during: {during}",
+                flush=True,
+            )
         self.resets_told = len(resets.seen)
         events = Counter(event.name for event in self.timeline.events)
         told = ", ".join(f"{count} {name}" for name, count in sorted(events.items()))

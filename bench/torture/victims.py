@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.torture.network import Reset
+from bench.torture.network import Reset, place
 from bench.torture.programs import Failure
 from kit.waiting import until
 
@@ -20,7 +20,7 @@ RESET_GRACE_S = 35.0
 
 @dataclass(frozen=True)
 class Kill:
-    """One process that was killed: when, and the ports of its connections' other ends (clients) and own ends (to origins)."""
+    """One process that was killed: when, and the places of its connections' other ends (clients) and own ends (to origins)."""
 
     pid: int
     at_s: float
@@ -50,12 +50,18 @@ def connections(pid: int, listeners: set[int]) -> tuple[frozenset[int], frozense
     for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]:
         words = line.split()
         if words[9] in inodes and words[3] != "0A":
-            local, remote = (int(word.rsplit(":", 1)[1], 16) for word in words[1:3])
-            if local in listeners:
+            local, remote = (_place(word) for word in words[1:3])
+            if local & 65535 in listeners:
                 clients.add(remote)
             else:
                 outgoing.add(local)
     return frozenset(clients), frozenset(outgoing)
+
+
+def _place(word: str) -> int:
+    """`0200007F:1F90` as /proc/net/tcp has it: 127.0.0.2, port 8080."""
+    address, _, port = word.partition(":")
+    return place(int(address[:2], 16), int(port, 16))
 
 
 def stop(pid: int, listeners: set[int]) -> Kill:

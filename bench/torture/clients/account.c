@@ -66,10 +66,10 @@ void count_failure(const struct client *c, const char *why, int error) {
     failed[c->kind]++;
     if (told++ >= TOLD_MAX) return;
     uint64_t now = now_us();
-    printf("{\"failure\":\"%s\",\"kind\":\"%s\",\"at_us\":%lu,\"errno\":%d,\"status\":%d,\"bytes\":%lu,\"client\":%d,\"port\":%d,"
+    printf("{\"failure\":\"%s\",\"kind\":\"%s\",\"at_us\":%lu,\"errno\":%d,\"status\":%d,\"bytes\":%lu,\"client\":%d,\"host\":%d,\"port\":%d,"
            "\"server_port\":%d,\"served\":%u,\"unanswered\":%d,\"asked_ago_us\":%ld,\"dialled_ago_us\":%ld}\n",
            why, kind_names[c->kind], (unsigned long)now, error, c->answer.status, (unsigned long)(c->head_n + c->body_at), c->number,
-           c->port, targets[c->target].port, c->served, c->asked_n, c->asked_us ? (long)(now - c->asked_us) : -1,
+           c->host, c->port, targets[c->target].port, c->served, c->asked_n, c->asked_us ? (long)(now - c->asked_us) : -1,
            (long)(now - c->dialled_us));
     fflush(stdout);
 }

@@ -19,6 +19,7 @@
 #define STOP_US 45000000
 #define AGAIN_US 20000
 #define TURN_US 1000
+#define HOSTS 16
 
 struct target targets[TARGETS];
 bool stopping, scheduled;
@@ -70,6 +71,11 @@ static void dial(struct client *c, uint64_t now) {
     }
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     tcp_no_delay(c->fd);
+    // From one of several addresses: else churn would come back to a port that is still in TIME_WAIT at the other end.
+    struct sockaddr_in from = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK - 1 + (uint32_t)c->host)};
+    int later = 1;
+    setsockopt(c->fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &later, sizeof later);
+    if (bind(c->fd, (void *)&from, sizeof from)) perror("bind");
     if (c->kind == DOWNLOAD) { // so that a long download is not over as soon as the kernel has swallowed it
         int small = 65536;
         setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
@@ -188,6 +194,7 @@ static void add_group(const char *kind, int count_of, int target, uint64_t now) 
     for (int i = 0; i < count_of; i++) {
         struct client *c = calloc(1, sizeof *c);
         *c = (struct client){.fd = -1, .number = client_n, .kind = (enum kind)k, .target = target, .wake_us = now + draw(200000) + 1};
+        c->host = 2 + c->number % HOSTS;
         clients[client_n++] = c;
     }
 }

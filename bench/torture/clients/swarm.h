@@ -24,6 +24,7 @@ struct client {
     enum kind kind;
     enum state state;
     int target;
+    int host;                              // connects from 127.0.0.HOST
     uint16_t port;
     uint32_t served;                       // exchanges on this connection so far
     uint64_t wake_us;                      // acts by itself then; 0: waits for the other end
