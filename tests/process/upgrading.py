@@ -1,5 +1,6 @@
 """Asking a keeper for an upgrade as `bascule upgrade` does, and what must be as before when it failed."""
 
+import contextlib
 import json
 import os
 import select
@@ -39,7 +40,8 @@ def order(
         message["probation_ms"] = probation_ms
     link = connect(str(balancer.state))
     try:
-        link.send(message)
+        with contextlib.suppress(LinkClosedError):
+            link.send(message)
         poll = select.poll()
         poll.register(link.fileno(), select.POLLIN)
         end = time.monotonic() + DEADLINE_S

@@ -14,8 +14,8 @@ import bascule
 SOURCE = Path(bascule.__file__).parent
 
 LAUNCHER = """#!{python}
-import sys
-sys.path.insert(0, {tree!r})
+import os, sys
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "lib"))
 from bascule.__main__ import main
 sys.exit(main())
 """
@@ -65,9 +65,9 @@ def stand_by(*arguments):
     from bascule.process import configuration
     from bascule.shared import limits, snapshot, statistics, verdicts
     from bascule.shared.region import RegionError
-    def unknown(kind, error):
+    def unknown(error):
         def refuse(*arguments):
-            raise error(kind + ": layout version 99 is not known here")
+            raise error("layout version 99 is not known here")
         return refuse
     if gate("configuration"):
         from bascule.model.problems import ConfigError, Problem
@@ -75,14 +75,14 @@ def stand_by(*arguments):
             raise ConfigError([Problem(message="slots is no setting of this version", remedy="remove it")])
         configuration.load = load
     if gate("snapshot"):
-        snapshot.verify = unknown("snapshot", snapshot.SnapshotError)
+        snapshot.verify = unknown(lambda text: snapshot.SnapshotError(1, text))
     reader, inspect, opened = statistics.Reader, limits.inspect, verdicts.Verdicts
     if gate("statistics"):
-        statistics.Reader = unknown("statistics", RegionError)
+        statistics.Reader = unknown(RegionError)
     if gate("limits"):
-        limits.inspect = unknown("limits", RegionError)
+        limits.inspect = unknown(RegionError)
     if gate("verdicts"):
-        verdicts.Verdicts = unknown("verdicts", RegionError)
+        verdicts.Verdicts = unknown(RegionError)
     try:
         _stand_by(*arguments)
     finally:
@@ -166,7 +166,7 @@ class Version:
         (package / "gates.py").write_text(GATES.format(gates=str(self.gates)))
         self.launcher = directory / "bin" / "bascule"
         self.launcher.parent.mkdir()
-        self.launcher.write_text(LAUNCHER.format(python=sys.executable, tree=str(package.parent)))
+        self.launcher.write_text(LAUNCHER.format(python=sys.executable))
         self.launcher.chmod(0o755)
 
     def set(self, **gates: str) -> None:

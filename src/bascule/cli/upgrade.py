@@ -1,5 +1,6 @@
 """`bascule upgrade`: replace the running program, switch back, and what came of it."""
 
+import contextlib
 import json
 import os
 import select
@@ -110,7 +111,8 @@ def _ask(running: Running, message: dict[str, Any], *, quiet: bool) -> dict[str,
             "it may be another version: send it USR2 and look at its log",
         ) from None
     try:
-        link.send(message)
+        with contextlib.suppress(LinkClosedError):  # one that is turned away has been told why before it could ask
+            link.send(message)
         return _answer(link, quiet=quiet)
     except LinkClosedError:
         raise Failure("the keeper ended meanwhile", "see its log") from None

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from bascule.store.interface import Put, Reading, Remove, Store
 
 KEEPER_TIMEOUT_S = 15.0
+FLUSH_TIMEOUT_S = 1.0
 PRELOAD_AFTER_S = 5.0
 
 
@@ -120,6 +121,8 @@ class Control:
     async def _hold(self) -> None:
         """Let the change under way end, and begin no other until the keeper says so: another generation takes over."""
         async with self.lock:
+            if self.pipeline is not None:  # what the next master begins with, and may have to compile
+                await asyncio.to_thread(self.pipeline.guard.last_good.flush, FLUSH_TIMEOUT_S)
             if not self._released.is_set():  # the keeper may have given up in the meantime
                 self.tell_keeper({"type": "held", "baseline": self.watching.baseline()})
                 await self._released.wait()

@@ -9,6 +9,7 @@ import _socket
 import errno
 import os
 import struct
+import time
 
 from bascule.process.link import Link, LinkClosedError
 
@@ -28,18 +29,33 @@ class ControlSocket:
     """Listens in the state directory; each message of a client is handed on with a way to answer it."""
 
     def __init__(
-        self, directory: str, poller: Poller, handle: Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], None]
+        self,
+        directory: str,
+        poller: Poller,
+        handle: Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], None],
+        *,
+        descriptor: int = -1,
     ) -> None:
-        """`handle(message, answer)`; `answer` may be called any number of times, also when the client has gone. Raises
-        OSError."""
+        """`handle(message, answer)`; `answer` may be called any number of times, also when the client has gone.
+        `descriptor` is the listening socket if there is one from before an execve. Raises OSError."""
         self._path = os.path.join(directory, CONTROL_SOCKET)
         self._poller = poller
         self._handle = handle
         self._clients: set[Link] = set()
-        self._socket = _bind(self._path)
+        self._socket: Any = _bind(self._path) if descriptor < 0 else _socket.socket(fileno=descriptor)
+        os.set_inheritable(self._socket.fileno(), False)
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         """Given up for the moment in which a client is told that there are no descriptors left."""
         poller.watch_descriptor(self._socket.fileno(), self._accept)
+
+    def fileno(self) -> int:
+        """Return the descriptor of the listening socket."""
+        return int(self._socket.fileno())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is connected. Who waits to be can do so over an execve."""
+        return not self._clients
 
     def close(self) -> None:
         """Listen no more; clients hear the end."""
@@ -112,14 +128,21 @@ class ControlSocket:
             client.close()
 
 
-def connect(directory: str) -> Link:
-    """Return a link to the keeper of a state directory; OSError when none listens there."""
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-    try:
-        sock.connect(os.path.join(directory, CONTROL_SOCKET))
-        return Link(sock.detach())
-    finally:
-        sock.close()
+def connect(directory: str, patience_s: float = 3.0) -> Link:
+    """Return a link to the keeper of a state directory; OSError when none listens there, not even after a moment: one that
+    becomes another version by execve does not listen in between."""
+    until_s = time.monotonic() + patience_s
+    while True:
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        try:
+            sock.connect(os.path.join(directory, CONTROL_SOCKET))
+            return Link(sock.detach())
+        except (ConnectionRefusedError, FileNotFoundError):
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(0.02)
+        finally:
+            sock.close()
 
 
 def _bind(path: str) -> Any:
@@ -138,9 +161,9 @@ def _bind(path: str) -> Any:
 
 
 def _user(descriptor: int) -> int:
-    sock = _socket.socket(fileno=os.dup(descriptor))
+    sock = _socket.socket(fileno=descriptor)
     try:
         _, user, _ = _CREDENTIALS.unpack(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _CREDENTIALS.size))
         return int(user)
     finally:
-        sock.close()
+        sock.detach()

@@ -223,8 +223,12 @@ class Crew:
     def give_snapshot(self, revision: int, descriptors: Sequence[int]) -> None:
         """Have every worker adopt another generation's snapshot; each says so, or refuses."""
         self.take_snapshot(revision, [os.dup(descriptor) for descriptor in descriptors])
+        self.confirm_snapshot()
+
+    def confirm_snapshot(self) -> None:
+        """Have every worker adopt the newest snapshot, unless its master has given it that already, and say so."""
         for worker in self.workers.values():
-            worker.tell({"type": "snapshot", "revision": revision, "answer": True}, self.snapshot)
+            worker.tell({"type": "snapshot", "revision": self.revision, "answer": True}, self.snapshot)
 
     def introduce(self, worker: Worker, *, with_link: bool = True) -> None:
         """Tell the master of a worker, and hand it the worker's link."""

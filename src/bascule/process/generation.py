@@ -55,6 +55,8 @@ class Generation:
         """Returns whether another one is to be started."""
         self.on_change: Callable[[], None] = lambda: None
         self.may_start_master = True
+        self.lineage = 0
+        """See process/newest.py."""
         self._poller = poller
         self._log = log
         self.link: Link | None = None

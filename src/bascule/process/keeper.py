@@ -96,7 +96,10 @@ class Keeper:
         """Serve until told to stop; return the exit status."""
         self._take_signals()
         self._control = ControlSocket(
-            self._state.path, self._poller, lambda message, answer: obey(self._upgrade, message, answer)
+            self._state.path,
+            self._poller,
+            lambda message, answer: obey(self._upgrade, message, answer),
+            descriptor=-1 if self._document is None else self._document["control"],
         )
         if self._document is None:
             self._take_over(self._orphans.collect(self._state.path))
@@ -173,6 +176,7 @@ class Keeper:
             and not self._stopping
             and not self._upgrade.phase
             and self._upgrade.probation.resting is None
+            and self._control.is_idle
             and self._rebinding.is_quiet()
             and all(generation.is_quiet() for generation in self._generations)
         )
@@ -184,6 +188,7 @@ class Keeper:
             workers=self._options["workers"],
             state=self._state.path,
             lock=document.keep(self._state.lock),
+            control=document.keep(self._control.fileno()),
             probation_ms=self._upgrade.usual_probation_ms,
             notifier=self._notifier.describe(),
             rebinding=self._rebinding.describe(document),
@@ -478,11 +483,9 @@ class Keeper:
         if pids == self._recorded:
             return
         self._recorded = pids
-        record = {str(pid): spawn.start_time(pid) for pid in pids}
+        processes = {**self._orphans.record(), **{str(pid): spawn.start_time(pid) for pid in pids}}
         try:
-            self._state.write(
-                PROCESSES_FILE, {"keeper": os.getpid(), "processes": {**self._orphans.record(), **record}}
-            )
+            self._state.write(PROCESSES_FILE, {"keeper": os.getpid(), "processes": processes})
         except OSError as error:
             self._recorded = []  # again at the next change
             self._log.error("the processes cannot be recorded in the state directory", error=error.strerror)

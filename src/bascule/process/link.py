@@ -80,7 +80,7 @@ class Link:
             if not self._send_now(packet, descriptors):
                 return
             del self._outbox[0]
-            _close_all(descriptors)
+            close_all(descriptors)
 
     def receive(self) -> tuple[Message, list[int]] | None:
         """Return the next message and its descriptors (close-on-exec, the caller's), None when there is none now.
@@ -97,12 +97,12 @@ class Link:
         if not packet:
             raise LinkClosedError("end of file")
         if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
-            _close_all(descriptors)
+            close_all(descriptors)
             raise ValueError("a packet arrived truncated: is the limit of open files too low?")
         try:
             return wire.decode(packet), descriptors
         except ValueError:
-            _close_all(descriptors)
+            close_all(descriptors)
             raise
 
     def _receive_packet(self) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
@@ -116,7 +116,7 @@ class Link:
     def close(self) -> None:
         """Close this end and drop what was not sent. Harmless when repeated."""
         for _, descriptors in self._outbox:
-            _close_all(descriptors)
+            close_all(descriptors)
         self._outbox.clear()
         self._socket.close()
 
@@ -159,6 +159,7 @@ def _descriptors_of(ancillary: Sequence[tuple[int, int, bytes]]) -> list[int]:
     return found
 
 
-def _close_all(descriptors: Sequence[int]) -> None:
+def close_all(descriptors: Sequence[int]) -> None:
+    """Close descriptors that came with a message and are of no use."""
     for descriptor in descriptors:
         os.close(descriptor)

@@ -36,7 +36,7 @@ def stand_by(master: Master, boot: Boot) -> None:
     restarted = _adopt_regions(master, loaded)
     if "statistics" in restarted or not _snapshot_is_readable(master):
         restarted.append("snapshot")
-        _compile_anew(master, boot, loaded)
+        _compile_anew(master, boot, loaded, master.publisher.revision)
     master.loaded = loaded
     preload(loaded.store.type)
     master.tell_keeper({"type": "standing_by", "restarted": restarted})
@@ -79,14 +79,14 @@ def _snapshot_is_readable(master: Master) -> bool:
     return True
 
 
-def _compile_anew(master: Master, boot: Boot, loaded: Configuration) -> None:
-    """Compile the configuration for the keeper to give to the new workers. Nothing is bound: what is new comes after the
-    promotion."""
+def _compile_anew(master: Master, boot: Boot, loaded: Configuration, of: int) -> None:
+    """Compile the configuration for the keeper to give to the new workers: this version's form of revision `of`. Nothing is
+    bound: what is new comes after the promotion."""
     from bascule.shared.statistics import Directory
 
     # The master in charge writes it too, but every object that is in force has its slot: here they are only looked up.
     master.directory = Directory(master.regions[0])
-    revision = master.publisher.revision + 1
+    revision = max(master.publisher.revision, of) + 1
     if loaded.live:
         from bascule.process.live_boot import compile_last_good
 
@@ -95,7 +95,7 @@ def _compile_anew(master: Master, boot: Boot, loaded: Configuration) -> None:
         from bascule.shared.snapshot import make_memfd
 
         images = [make_memfd(boot.compile(loaded, revision).image)]
-    master.tell_keeper({"type": "snapshot", "revision": revision}, images)
+    master.tell_keeper({"type": "snapshot", "revision": revision, "of": of}, images)
     master.publisher.hold(revision, *images)
 
 
@@ -130,6 +130,20 @@ def await_promotion(master: Master) -> None:
         _note(master, message, descriptors)
 
 
+def _compile_again(master: Master, of: int) -> None:
+    """The configuration has changed since `stand_by`."""
+    from bascule.process import configuration
+    from bascule.process.master import Boot
+
+    try:
+        loaded = configuration.load(master.options)
+        _compile_anew(master, Boot(master), loaded, of)
+    except Exception as error:
+        master.tell_keeper({"type": "fatal", "reason": f"{type(error).__name__}: {error}"[:2000], "status": 1})
+        return
+    master.loaded = loaded
+
+
 def _note(master: Master, message: dict[str, Any], descriptors: list[int]) -> None:
     if message["type"] == "self_test":
         from bascule.process.rehearsal import rehearse
@@ -138,6 +152,8 @@ def _note(master: Master, message: dict[str, Any], descriptors: list[int]) -> No
         for descriptor in descriptors:
             os.close(descriptor)
         master.tell_keeper({"type": "self_tested", "requests": requests, "problems": problems[:3]})
+    elif message["type"] == "compile":
+        _compile_again(master, message["of"])
     elif not master.common_message(message, descriptors):
         for descriptor in descriptors:
             os.close(descriptor)

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import os
 
+from bascule.process import link as links
 from bascule.process.asking import Asking
 from bascule.process.generation import CANDIDATE, RESTING, Generation
+from bascule.process.newest import Newest
 from bascule.process.phases import (
     ADOPTING,
     ASKING,
@@ -74,8 +76,7 @@ class Upgrade:
         self._asking = Asking(poller, lambda program: self._attempt(lambda: self._start(program)), self._fail)
         self._test: SelfTest | None = None
         self._baseline: dict[str, Any] = {}
-        self._own_snapshot = False
-        """The generation that the last upgrade started could not use the snapshot of the one before."""
+        self._newest = Newest()
         self._lost = False
         self._deferred: list[tuple[dict[str, Any], list[int]]] = []
 
@@ -92,7 +93,7 @@ class Upgrade:
         if short is not None:
             report(failed(*short))
             return
-        self._is_back, self._probation_ms, self._own_snapshot = False, probation_ms, False
+        self._is_back, self._probation_ms = False, probation_ms
         self._begun("upgrade", reason, report)
         self._enter(ASKING)
         self._asking.begin(launcher)
@@ -175,7 +176,7 @@ class Upgrade:
         self._watch_candidate(new)
         new.crew.apply_settings(old.crew.drain_timeout_ms, old.crew.access_log, old.crew.worker_memory_bytes)
         new.crew.regions = [os.dup(descriptor) for descriptor in old.crew.regions]
-        self._take_newest()
+        self._newest.begin(old, new)
         new.start_master()
 
     def _watch_candidate(self, new: Generation) -> None:
@@ -197,31 +198,20 @@ class Upgrade:
         before the commit this fails the upgrade, and nothing else."""
         try:
             step()
-        except OSError as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             if not self._is_undecided():
                 raise
-            self._fail(f"{SAYINGS[self.phase]}: {error.strerror or error}", SEE_LOG)
-        except (KeyError, TypeError, ValueError) as error:
-            if not self._is_undecided():
-                raise
-            self._fail(f"the new version says what is not known here: {type(error).__name__}: {error}", SEE_LOG)
+            what = error.strerror if isinstance(error, OSError) else f"not known here: {type(error).__name__}: {error}"
+            self._fail(f"{SAYINGS[self.phase]}: {what}", SEE_LOG)
 
     def _is_undecided(self) -> bool:
         """Whether something is under way that can still fail."""
         return bool(self.phase) and self.phase not in {TAKING_OVER, EMPTYING}
 
     def _take_newest(self) -> None:
-        """Give the candidate the snapshot in force, unless it has made its own.
-
-        A generation that is switched back to is asked for what it has in any case: its own master has brought its workers
-        further than the keeper heard of.
-        """
-        if self._new is None or self._old is None or (self._own_snapshot and not self._is_back):
-            return
-        crew = self._new.crew
-        newest = crew if self._own_snapshot else self._old.crew
-        if newest.snapshot and (crew.revision != newest.revision or not self._adopted()):
-            crew.give_snapshot(newest.revision, newest.snapshot)
+        assert self._old is not None
+        assert self._new is not None
+        self._newest.give(self._old, self._new)
 
     def _from_candidate(self, message: dict[str, Any], descriptors: list[int]) -> None:
         assert self._new is not None
@@ -229,8 +219,10 @@ class Upgrade:
         if kind == "regions":
             crew.take_regions(descriptors)
         elif kind == "snapshot":
-            self._own_snapshot = True
+            self._newest.made(self._new, message.get("of", 0))
             crew.take_snapshot(message["revision"], descriptors)
+            if self.phase == ADOPTING:
+                crew.confirm_snapshot()
         elif kind == "standing_by" and self.phase == STARTING:
             if message["restarted"] and self._receipt is not None:
                 self._receipt.note("regions_restarted", message["restarted"])
@@ -243,7 +235,7 @@ class Upgrade:
         elif kind == "fatal":
             self._fail(f"the new master cannot take over: {message['reason']}", SEE_LOG)
         else:
-            _ignored(message, descriptors)
+            links.close_all(descriptors)
 
     def _tested(self, message: dict[str, Any]) -> None:
         self._close_test()
@@ -265,7 +257,7 @@ class Upgrade:
             self._begin_test()
         elif phase == TESTING and self._test is not None and self._test.begins():
             new.tell_master({"type": "self_test", "ports": self._test.ports()}, new.crew.snapshot)
-        elif phase == ADOPTING and self._adopted():
+        elif phase == ADOPTING and self._newest.is_reached(self._keeper.active, new, is_back=self._is_back):
             self._enter(LENDING)
             self._lending.lend_beside(new.crew)
             self._look()
@@ -302,13 +294,13 @@ class Upgrade:
         self._enter(ADOPTING)
         if self._is_back:
             self._new.crew.resume()
-        self._attempt(self._take_newest)
+        self._attempt(self._catch_up)
         self._attempt(self._look)
 
-    def _adopted(self) -> bool:
+    def _catch_up(self) -> None:
+        assert self._old is not None
         assert self._new is not None
-        crew = self._new.crew
-        return all(worker.revision == crew.revision for worker in crew.serving())
+        (self._newest.come_back if self._is_back else self._newest.catch_up)(self._old, self._new)
 
     def _commit(self) -> None:
         old, new = self._old, self._new
@@ -320,6 +312,7 @@ class Upgrade:
         self.probation.baseline = self._baseline
         self._receipt.committed(old, new, self._lending)
         self._keeper.activate(new)
+        new.crew.resize(old.crew.target)  # which may have changed while one of them rested, or started
         deadline_ms = old.crew.drain_timeout_ms
         old.tell_master({"type": "rest"})
         old.on_message = self._from_old
@@ -339,7 +332,7 @@ class Upgrade:
             self._promote()
 
     def _from_old(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        _ignored(message, descriptors)
+        links.close_all(descriptors)
         if message["type"] == "rested" and self.phase == TAKING_OVER:
             self._promote()
 
@@ -381,9 +374,8 @@ class Upgrade:
 
     def _proven(self) -> None:
         self._log.info("the new version is proven", version=self._keeper.active.program.version)
-        if not self.phase:  # else the end of what is under way decides
-            self._keeper.announce({"phase": "proven", "text": "the probation is over: the version before ends"})
-            self._keeper.renew()
+        self._keeper.announce({"phase": "proven", "text": "the probation is over: the version before ends"})
+        self._keeper.renew()
 
     def _resting_lost(self, generation: Generation, why: str) -> bool:
         if generation.state == RESTING:
@@ -467,7 +459,7 @@ class Upgrade:
         new.crew.on_start_failure = lambda reason: None
         new.crew.on_change = lambda: None
         new.on_master_death = lambda reason: False
-        new.on_message = _ignored
+        new.on_message = lambda message, descriptors: links.close_all(descriptors)
         if self._is_back and not self._lost:
             new.crew.rest(new.crew.drain_timeout_ms)
             self.probation.begin(new, self._probation_ms)
@@ -492,8 +484,3 @@ class Upgrade:
         if self._test is not None:
             self._test.close()
             self._test = None
-
-
-def _ignored(message: dict[str, Any], descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
