@@ -137,6 +137,7 @@ class Keeper:
         """Make this the generation that serves; its slots are lent already."""
         self.active = generation
         generation.state = ACTIVE
+        self._renewal.stop()  # what waited to be renewed to is not what serves
         self._in_charge(generation)
 
     def promote(self) -> None:
