@@ -32,6 +32,8 @@ from kit.http1 import Cut, Ended, Malformed
 from kit.waiting import free_port, until
 
 FLAGS = ("--quota-backend-bytes", "4294967296", "--max-request-bytes", "8388608")
+QUIET_S = 5.0
+"""After a round, before memory is looked at."""
 PAUSE_S = 0.3
 """Between two single changes, so that each is alone."""
 
@@ -196,10 +198,10 @@ def measure_rate(frontends: int, per_s: int, seconds: float, rounds: int) -> Row
             for _ in range(rounds):
                 for name, prefix in (("beside", "/elsewhere"), ("ours", "/bascule")):
                     rows[name].append(_rate_round(node, etcd, prefix, per_s, seconds, frontends, origin_port))
-            time.sleep(5)
-            after = {pid: memory_mib(pid)["rss"] for pid in node.pids()}
-            for one in rows["ours"]:
-                one |= {"rss_before_mib": sum(before.values()), "rss_after_mib": sum(after.values())}
+                time.sleep(QUIET_S)
+                after = {pid: memory_mib(pid)["rss"] for pid in node.pids()}
+                rows["ours"][-1] |= {"rss_before_mib": sum(before.values()), "rss_after_mib": sum(after.values())}
+                print(rows["beside"][-1], rows["ours"][-1], sep="\n", flush=True)
     return rows
 
 

@@ -137,3 +137,9 @@ def test_freeze_unfreeze_adopt(app: LocalAdmin) -> None:
     assert app.ask("POST", "/v1/adopt").status == 200
     actions = [event for event, _ in app.live.logged]
     assert {"admin: freeze", "admin: unfreeze", "admin: adopt"} <= set(actions)
+    history = app.ask("GET", "/v1/history").json
+    assert [action["action"] for action in history["actions"][:4]] == ["adopt", "freeze", "unfreeze", "freeze"]
+    assert history["actions"][3]["details"] == {"reason": "audit"}
+    assert history["actions"][3]["author"] == history["items"][0]["author"]
+    assert "change" not in {action["action"] for action in history["actions"]}, "the store's history has it"
+    assert app.ask("GET", f"/v1/history?before={history['items'][0]['revision']}").json["actions"] == []

@@ -44,11 +44,12 @@ def loaded(values: dict[str, bytes]) -> ObjectTable:
 
 
 def same(one: ObjectTable, other: ObjectTable) -> None:
+    assert len(one.ledger) == len(other.ledger)
     assert one.tree() == other.tree()
     assert one.states() == other.states()
     assert +one._counted == +other._counted
     backends = {name for table in (one, other) for name in table.tree().backends} | {"missing", "v0", "v2"}
-    assert all(sorted(one._users.members(name)) == sorted(other._users.members(name)) for name in backends)
+    assert all(sorted(one._users.of(name)) == sorted(other._users.of(name)) for name in backends)
     assert len(one._users) == len(other._users)
     assert one.listeners() == other.listeners()
     assert one.ledger.digest.value == other.ledger.digest.value

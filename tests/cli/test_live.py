@@ -132,6 +132,10 @@ def test_prune_dry_run_and_diff(run: Run, file: str) -> None:
     before = revision(run)
     status, out, _ = run("diff", file)
     assert (status, out) == (0, "- backends/old\n")
+    nothing = Path(file).with_name("nothing.toml")
+    nothing.write_text("")
+    status, _, err = run("apply", "-f", str(nothing), "--prune")
+    assert (status, "remove everything" in err) == (1, True), err
     status, out, _ = run("apply", "-f", file, "--prune", "--dry-run")
     assert (status, out) == (0, "- backends/old\nnothing was changed (dry run)\n")
     assert revision(run) == before
@@ -232,6 +236,9 @@ def test_freeze_keeps_changes_out(run: Run, file: str) -> None:
     assert run("set", "backends/app", "connect_timeout=2s", "--no-wait")[0] == 0
     assert "night" in run("status")[1]
     assert run("unfreeze")[0] == 0
+    told = run("history")[1]
+    assert "freeze  reason=night" in told
+    assert told.index("unfreeze") < told.index("freeze  reason=night"), "newest first"
     assert run("adopt")[0] == 0
 
 

@@ -170,7 +170,7 @@ def test_a_restored_backup_shows_as_a_lower_revision_or_another_identity(server:
             follower.batches.clear()
             before, identity = follower.revision, follower.identity
             await asyncio.to_thread(server.restore, backup, token=token)
-            await follower.until(lambda: follower.readings == 2, "it is read again")
+            await follower.until(lambda: follower.readings >= 2, "it is read again")
             odd = next(batch for batch in follower.batches if batch.revision < before)
             assert odd.events == ()
             assert (odd.identity != identity) == (token == "another")
@@ -189,7 +189,7 @@ def test_a_wiped_server_shows_as_a_lower_revision(server: Etcd) -> None:
         async with Follower(store) as follower:
             revision = follower.revision
             await asyncio.to_thread(server.wipe)
-            await follower.until(lambda: follower.readings == 2, "it is read again")
+            await follower.until(lambda: follower.readings >= 2, "it is read again")
             assert min(batch.revision for batch in follower.batches) < revision
             assert follower.entries == {}
         await store.close()

@@ -235,11 +235,10 @@ class Family(Harness):
 
     def close(self) -> None:
         """Close all engines; no object may be left in any."""
-        for engine in self.engines[1:]:
+        for engine in self.engines:
             engine.close()
             live = engine.live_objects()
             assert not any(live[name] for name in ("connections", "exchanges", "buffers", "timers")), live
-        self.engine.close()
         assert all(open_ == 0 for _, open_ in self.gauges().values()), self.gauges()
         super().close()
         os.close(self.limits)
@@ -292,7 +291,7 @@ class Told:
             assert self.process.stdin
             assert self.process.stdout
             self.process.stdin.close()
-            self.process.wait(10)
+            self.process.wait(60)
             self.process.stdout.close()
 
 

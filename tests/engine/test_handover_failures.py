@@ -75,6 +75,22 @@ def test_holdings_of_an_heir_that_died_are_given_back_once() -> None:
         assert f.ask(client).endswith(b"ok"), "its successor has given it back"
 
 
+def test_what_a_giver_had_sent_when_it_ended_is_taken(family: Family) -> None:
+    with family as f:
+        tunnel = f.tunnel()
+        client = f.served(1)[0]
+        heir = f.heir()
+        f.rest()
+        f.turn()
+        assert f.count("clients") == 2
+        f.engine.close()
+        f.engines.remove(f.engine)
+        f.until(lambda: f.count("clients", heir) == 2, "the heir has them")
+        assert f.ask(client).endswith(b"ok")
+        tunnel[0].sendall(b"on")
+        assert f.receive(tunnel[1], 2) == b"on"
+
+
 def test_an_heir_that_refuses_makes_the_giver_drain() -> None:
     with Family(listener='keepalive_timeout = "60s"') as f:
         clients = f.served(3)

@@ -105,7 +105,8 @@ def test_a_half_closed_tunnel_stays_half_open(side: str, pending: bool) -> None:
         f.moved(heir)
         if pending:
             assert f.receive(open_, len(sent), 20) == sent
-            assert f.ended(open_)
+            # The kernel repeats an end that found no room in the window ever more slowly, so it may come seconds later.
+            assert f.receive(open_, 1, 30) == b""
         open_.sendall(b"still")
         assert f.receive(closing, 5) == b"still"
         open_.shutdown(socket.SHUT_WR)

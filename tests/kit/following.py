@@ -1,7 +1,6 @@
 """A reader of a store that never gives up: what a watch gave, and what went wrong on the way."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -94,6 +93,8 @@ class Follower:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._task is not None
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        while not self._task.done():  # asyncio.wait_for of Python 3.11 may lose a cancellation to an answer
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=2.0)
+        if not self._task.cancelled():
+            self._task.result()

@@ -167,6 +167,11 @@ def test_starting_becomes_ready_by_its_health_check(live: LiveBalancer, register
     new.say("healthy 503")
     until(lambda: served_by(port, "other"), "the unhealthy one gets nothing", PATIENCE_S)
     assert standings(live)["new"]["reason"] == "answered 503"
+    text = live.request("GET", "/metrics")[1].decode()
+    assert 'bascule_server_healthy{backend="app",server="new"} 0\n' in text
+    assert 'bascule_server_share{backend="app",server="new"} 0\n' in text
+    assert 'bascule_server_healthy{backend="app",server="other"} 1\n' in text
+    assert 'bascule_server_share{backend="app",server="other"} 1\n' in text
     new.say("healthy 200")
     until(lambda: served_by(port, "new", "other"), "it is healthy again", PATIENCE_S)
     assert live.status()["revision"] == before, "health is no revision"
@@ -181,6 +186,7 @@ def test_a_check_that_every_server_fails_is_ignored(live: LiveBalancer, register
     until(lambda: served_by(port, "b"), "one of two is taken out", PATIENCE_S)
     registrants[1].say("healthy 404")
     until(lambda: live.status()["servers"]["ignored_checks"] == ["app"], "the check is ignored", PATIENCE_S)
+    assert b'bascule_backend_health_ignored{backend="app"} 1\n' in live.request("GET", "/metrics")[1]
     until(lambda: served_by(port, "a", "b"), "both serve", PATIENCE_S)
     registrants[0].say("healthy 200")
     until(lambda: served_by(port, "a"), "the check counts again", PATIENCE_S)

@@ -131,6 +131,7 @@ def test_who_shakes_hands_is_listed_by_address(group: Listener) -> None:
     port = int(group.address.rpartition(":")[2])
     with connect(group) as client, connect(group):
         both = until(lambda: half_open(group.address), "half-open connections")
+        assert both is not None
         assert len(both) == 2
         assert half_open(f"0.0.0.0:{port}") == both
         assert half_open(f"127.0.0.2:{port}") == half_open(f"[::1]:{port}") == frozenset()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Protocol
 
+from bascule.admin.actions import Action
 from bascule.admin.endpoint import Principal, Role
 from bascule.admin.errors import ApiError
 from bascule.admin.tokens import Tokens
@@ -52,6 +53,10 @@ class Program(Protocol):
 
     def audit(self, author: str, action: str, **details: object) -> None:
         """Write down who did what. Never given a secret."""
+        ...
+
+    def actions(self, limit: int) -> Sequence[Action]:
+        """Return what was written down last, newest first."""
         ...
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from bascule.admin.actions import Action
 from bascule.admin.api import Api
 from bascule.admin.endpoint import PAGE_MAX, Answer, Call, NoQuery, WriteQuery
 from bascule.admin.errors import ApiError
@@ -44,6 +45,8 @@ class History(msgspec.Struct, frozen=True):
     items: tuple[HistoryItem, ...]
     next: int | None = None
     """`before` of the next page."""
+    actions: tuple[Action, ...] = ()
+    """What was done to this node (freezes, adoptions, tokens), newest first; with the first page alone."""
 
 
 class AlterationOut(msgspec.Struct, frozen=True):
@@ -74,7 +77,8 @@ async def list_history(api: Api, call: Call[HistoryQuery, None]) -> Answer:
     """Answer the latest records, newest first."""
     records = await api.store().history(call.query.limit, call.query.before)
     items = tuple(_item(record) for record in records)
-    return Answer(value=History(items, items[-1].revision if len(items) == call.query.limit else None))
+    actions = () if call.query.before else tuple(api.program.actions(call.query.limit))
+    return Answer(value=History(items, items[-1].revision if len(items) == call.query.limit else None, actions))
 
 
 async def get_record(api: Api, call: Call[NoQuery, None]) -> Answer:

@@ -8,11 +8,12 @@ import contextlib
 import os
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
+from bascule.admin.actions import ACTIONS_FILE, Action, Actions
 from bascule.admin.address import AddressError, check_admin, parse_address
 from bascule.admin.api import Api
 from bascule.admin.app import make_app
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 BACKLOG: Final = 128
 BIND_PAUSE_S: Final = 1.0
 TOKENS_FILE: Final = "tokens.json"
+IN_STORE: Final = ("change", "lease ended")
+"""What the store's own history has."""
 _STOP_TIMEOUT_S: Final = 1
 
 
@@ -164,6 +167,7 @@ class _Program:
 
     def __init__(self, control: Control) -> None:
         self._control = control
+        self._actions = Actions(os.path.join(data_path(control.master.options), ACTIONS_FILE))
 
     async def status(self) -> dict[str, Any]:
         """Ask every worker, then say what is known."""
@@ -199,8 +203,19 @@ class _Program:
         return options if options["command"] == "run" else {}
 
     def audit(self, author: str, action: str, **details: object) -> None:
-        """One log line."""
-        self._control.master.log.info(f"admin: {action}", by=author, **details)
+        """One log line and, of what is no change in the store, one in the node's own history."""
+        log = self._control.master.log
+        log.info(f"admin: {action}", by=author, **details)
+        if action in IN_STORE:
+            return
+        try:
+            self._actions.add(author, action, details)
+        except OSError as error:
+            log.warning("what was done is not in this node's history", action=action, error=error.strerror)
+
+    def actions(self, limit: int) -> Sequence[Action]:
+        """See Program."""
+        return self._actions.latest(limit)
 
 
 def _bind_unix(path: str) -> socket.socket:

@@ -303,6 +303,17 @@ class Lifecycles:
                 found.append(Standing(backend, server, _state(member), member.share / SHARE_FULL, reason))
         return found
 
+    def figures(self) -> list[tuple[str, str, float, bool | None]]:
+        """Return backend, id, the share of its weight that it gets (0: nothing) and what its health check says (None: nothing
+        yet, or there is none) of every server that has a life of its own, by backend and id."""
+        found: list[tuple[str, str, float, bool | None]] = []
+        for backend, pool in sorted(self._pools.items()):
+            for server, member in sorted(pool.members.items()):
+                health = self.checks.health(backend, server)
+                share = member.share / SHARE_FULL if member.serving else 0.0
+                found.append((backend, server, share, None if health is None else health.passing))
+        return found
+
     def ignored(self) -> list[str]:
         """Return the backends whose check is ignored because every server fails it."""
         return sorted(name for name, pool in self._pools.items() if pool.ignored)

@@ -29,8 +29,8 @@ from bascule.change.examine import Examined, decode_record, examine, tree_of
 from bascule.change.ledger import Ledger, owner_of
 from bascule.change.live import ObjectState
 from bascule.change.loading import load, place
-from bascule.change.packed import Packed
 from bascule.change.standing import Standing, no_room, waits
+from bascule.change.users import Users
 from bascule.model import limits
 from bascule.model.keys import SETTINGS, ObjectKey, parse_key
 from bascule.model.problems import Problem
@@ -78,19 +78,40 @@ class ObjectTable:
         self.identity = ""
         self.revision = 0
         self._settings = settings or Settings()
-        self.ledger = Ledger()
+        self._ledger = Ledger()
         self._standings: dict[str, Standing] = {}
         self._waiters: dict[str, set[str]] = {}
-        self._users = Packed()
-        """BACKEND/FRONTEND for each frontend whose form in force leads to a backend: the backend is the owner."""
+        self._users = Users()
         self._listeners: dict[str, Listener] = {}
         """In force, by id."""
         self._counted: Counter[str] = Counter()
         """Objects in force, by kind."""
         self._loaded: Tree | None = None
         """The tree while it is what was loaded: a start asks for it several times."""
+        self._unfilled: Mapping[str, Entry] | None = None
+        """Entries that are in `_loaded` and not yet in the ledger: a start serves before it needs them there."""
 
     # ---- what is asked of it
+
+    @property
+    def ledger(self) -> Ledger:
+        """What the store says; right after `load`, asking for it costs 1 us an entry."""
+        self._fill()
+        return self._ledger
+
+    def _fill(self) -> None:
+        if self._unfilled is not None:
+            entries, self._unfilled = self._unfilled, None
+            assert self._loaded is not None
+            self._ledger.fill(entries)
+            self._users.fill(self._loaded.frontends)
+
+    def settings(self) -> Settings:
+        """Return the settings in force: those stored, or those that hold while there are none."""
+        if self._loaded is not None:
+            return self._loaded.settings
+        record = self.record(SETTINGS)
+        return record if isinstance(record, Settings) else self._settings
 
     def in_force(self, key: str) -> bytes | None:
         """Return the form of an object that is in force, None when none is."""
@@ -189,9 +210,7 @@ class ObjectTable:
         self.revision = revision
         doubtful = {key: entries[key] for key in loaded.doubtful}
         plain = {key: entry for key, entry in entries.items() if key not in doubtful} if doubtful else entries
-        self.ledger.fill(plain)
-        for name, frontend in loaded.tree.frontends.items():
-            self._users.put(f"{frontend.backend}/{name}", owner_length=len(frontend.backend.encode()))
+        self._loaded, self._unfilled = loaded.tree, plain
         self._counted, self._listeners = loaded.counts, dict(loaded.tree.listeners)
         tree = loaded.tree
         if doubtful:
@@ -229,6 +248,7 @@ class ObjectTable:
 
     def forget_tree(self) -> None:
         """Keep the loaded tree no longer: a start is over, or something is in force that it does not have."""
+        self._fill()
         self._loaded = None
 
     def again(self, keys: Iterable[str]) -> Changes:
@@ -248,7 +268,7 @@ class ObjectTable:
     def _restore(self, key: str, good: bytes | None, instead_of: bytes | None) -> None:
         """Set the indices right for a form that stays in force after all, or for none."""
         self.forget_tree()
-        self._refer(key, good, instead_of)
+        self._users.refer(key, good, instead_of)
         parsed = parse_key(key)
         if parsed is None:
             return
@@ -373,7 +393,7 @@ class ObjectTable:
                 work.changes.rewritten.append(key)
                 return
         self._note(key, parsed, before, record if after is not None else None, work)
-        self._refer(key, after, before)
+        self._users.refer(key, after, before)
         if (before is None) == (after is None):
             return
         self._counted[parsed.kind] += 1 if before is None else -1
@@ -382,9 +402,7 @@ class ObjectTable:
         elif parsed.owner and after is None:
             self._wake(f"{owner_of(key)}/room", work)
         if parsed.kind == "backend":
-            work.queues[_RANKS["frontend"]].update(
-                "frontends/" + user[len(parsed.id) + 1 :] for user in self._users.members(parsed.id)
-            )
+            work.queues[_RANKS["frontend"]].update(self._users.of(parsed.id))
             self._wake(key, work)
 
     def _note(self, key: str, parsed: ObjectKey, before: bytes | None, record: Record | None, work: _Work) -> None:
@@ -431,20 +449,6 @@ class ObjectTable:
                 self._waiters.setdefault(standing.missing, set()).add(key)
         if (known and (known.state, known.problems)) != (standing and (standing.state, standing.problems)):
             changes.standing.append(key)
-
-    def _refer(self, key: str, after: bytes | None, before: bytes | None = None) -> None:
-        """Keep the index of which frontends lead to which backend."""
-        if not key.startswith("frontends/") or key.count("/") != 1:
-            return
-        parsed = ObjectKey("frontend", key.partition("/")[2])
-        if before is not None:
-            former = decode_record(parsed, before)
-            assert isinstance(former, Frontend)
-            self._users.remove(f"{former.backend}/{parsed.id}")
-        if after is not None:
-            record = decode_record(parsed, after)
-            assert isinstance(record, Frontend)
-            self._users.put(f"{record.backend}/{parsed.id}", owner_length=len(record.backend.encode()))
 
     # ---- listeners: few, and all of them share the addresses
 

@@ -12,6 +12,7 @@ from bascule.cli.admin import AdminError, Client
 from bascule.cli.files import Source, read_tree
 from bascule.cli.output import OK, Failure, change_text, print_json
 from bascule.cli.reach import Writer, reach, reach_later, write
+from bascule.model.keys import KINDS, SETTINGS
 
 
 @click.command()
@@ -39,6 +40,11 @@ def apply(writer: Writer, files: tuple[str, ...], prune: bool) -> int:
     bascule get | jq '.backends.app.servers.a1.weight = 3' | bascule apply -f -
     """
     source = read_tree(files)
+    if prune and not any(source.tree.get(name) for name in (SETTINGS, *KINDS)):
+        raise Failure(
+            "the files name nothing, so --prune would remove everything there is: nothing was changed",
+            "name what is to stay; to remove something on purpose: bascule rm KEY",
+        )
     return writer.show(_send(writer, source, prune))
 
 

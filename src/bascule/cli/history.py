@@ -36,8 +36,14 @@ def history(client: Client, revision: int | None, limit: int, before: int | None
     answer = client.ask("GET", "/v1/history", query=query)
     if as_json:
         print_json(answer)
-    elif answer["items"]:
-        click.echo("\n".join(map(_text, answer["items"])))
+    elif answer["items"] or answer["actions"]:
+        # A change made around us has no time: it stays where its revision is.
+        lines, actions = [], list(answer["actions"])
+        for record in answer["items"]:
+            while actions and record["at_s"] and actions[0]["at_s"] > record["at_s"]:
+                lines.append(_action_text(actions.pop(0)))
+            lines.append(_text(record))
+        click.echo("\n".join([*lines, *(map(_action_text, actions) if answer["next"] is None else ())]))
     else:
         click.echo("no changes are recorded", err=True)
     return OK
@@ -50,6 +56,12 @@ def _text(record: dict[str, Any]) -> str:
     for change in record["changes"]:
         lines += [f"  {line}" for line in change_text(change).splitlines()]
     return "\n".join(lines)
+
+
+def _action_text(action: dict[str, Any]) -> str:
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(action["at_s"]))
+    details = " ".join(f"{name}={value}" for name, value in action["details"].items() if value != "")
+    return f"this node  {at}  {action['author']}  {action['action']}  {details}".rstrip()
 
 
 @click.command()

@@ -102,6 +102,8 @@ class Following:
             self._connected()
             self._batch(found)  # `seen` is still what this watch said before
             self.seen = found.revision
+            if self._read_wanted:  # asyncio.wait_for of Python 3.11 may lose the cancellation to an answer
+                return
         raise UnavailableError("the watch has ended")
 
     def _connected(self) -> None:

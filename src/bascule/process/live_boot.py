@@ -47,8 +47,7 @@ def boot_live(master: Master, boot: Boot, loaded: Configuration) -> None:
     boot.make_regions(len((reading or first).entries), size_bytes(_limits_memory(loaded, reading or first)))
     pipeline = master.pipeline = Pipeline(master, store, loaded.store, loaded.settings, directory)
     _load(pipeline, first, reading, runner)
-    settings = pipeline.table.record(SETTINGS)
-    pipeline.settings = settings if isinstance(settings, Settings) else loaded.settings
+    pipeline.settings = pipeline.table.settings()
     master.tell_keeper({"type": "settings", **process_settings(pipeline.settings)})
     while problems := boot.bind(_listeners(pipeline), pipeline.settings.slots):
         pipeline.without(problems)

@@ -87,6 +87,8 @@ class Reloader:
         master, publisher = self._master, self._master.publisher
         assert master.directory is not None
         if master.in_force is None and self._same_as_running(loaded, addresses):
+            if master.keeper is not None:  # it may be a new one too
+                self._control.tell_keeper({"type": "settings", **loaded.process_settings()})
             self._in_force(loaded, addresses)
             return Outcome(ok=True, changed=False, revision=publisher.revision)
         compiled = loaded.compile(publisher.revision + 1, master.directory.slot, addresses)

@@ -8,6 +8,7 @@ import time
 
 from bascule.admin.metrics import render_metrics
 from bascule.admin.status import Traffic, WorkerStatus, build_traffic
+from bascule.process.server_metrics import server_metrics
 from bascule.process.upgrade_views import metrics_part, receipts_of, state_of, status_part
 from bascule.shared.statistics import Reader
 from bascule.store.interface import Store, Translator
@@ -67,6 +68,7 @@ async def metrics_document(control: Control) -> bytes:
     ]
     rendered = await asyncio.to_thread(_metrics, control.master.regions[0], publisher.revision, workers)
     rendered += metrics_part(state_of(control.master), await asyncio.to_thread(receipts_of, control.master))
+    rendered += server_metrics(control.servers.lifecycles).encode()
     return rendered if control.pipeline is None else rendered + _live_metrics(control.pipeline).encode()
 
 

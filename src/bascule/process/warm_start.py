@@ -20,7 +20,7 @@ import msgspec
 from bascule.change.edits import Edit
 from bascule.change.examine import decode_record
 from bascule.change.last_good import Images, LastGood
-from bascule.model.keys import SETTINGS, parse_key
+from bascule.model.keys import parse_key
 from bascule.model.quantities import size_bytes
 from bascule.model.tree import Settings
 from bascule.process.compiling import Compiling, images_of
@@ -84,8 +84,7 @@ class WarmStart:
             pipeline.compiling.identity = good.identity
             pipeline.progress.note(good.revision, 0.0)
             pipeline.guard.last_good.images_fit(self._behind)
-        settings = pipeline.table.record(SETTINGS)
-        pipeline.settings = settings if isinstance(settings, Settings) else loaded.settings
+        pipeline.settings = pipeline.table.settings()
         pipeline.names.load(pipeline.table.tree())
         served = {kind: pipeline.table.count(kind) for kind in self._counts}
         if served != self._counts:

@@ -28,7 +28,9 @@ class EtcdStore:
         self.client = EtcdClient(options)
         self._layout = Layout(options.prefix)
         self.place = ",".join(str(endpoint) for endpoint in self.client.endpoints) + options.prefix
-        self._reader = RangeReader(self.client, self._layout.start, self._layout.end, self._layout.name)
+        self._reader = RangeReader(
+            self.client, self._layout.start, self._layout.end, self._layout.name, self._layout.mark
+        )
         self._committer = Committer(self.client, self._layout)
         self._history = History(self.client, self._layout)
         self._leases = Leases(self.client)
