@@ -36,6 +36,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rate", type=int, help="small requests (or batches of pipelined ones) a second; 0: closed loop"
     )
+    parser.add_argument("--plain", action="store_true", help="upgrade and end the probation, nothing else")
     parser.add_argument("--kills", type=int, default=0, help="kill -9 of workers")
     parser.add_argument("--keeper-kills", type=int, default=0, help="kill -9 of the keeper")
     parser.add_argument("--no-changes", action="store_true", help="leave the configuration alone")

@@ -376,8 +376,11 @@ class Bascule(BasculeProcess):
             "switch back": self.switched_back, "finish": self.finished,
         }  # fmt: skip
 
-    def upgrade_plan(self, count: int, seed: int) -> list[str]:
-        """Return so many upgrades in an order that the seed decides; a quarter are switched back from, a quarter finished."""
+    def upgrade_plan(self, count: int, seed: int, *, plain: bool = False) -> list[str]:
+        """Return so many upgrades in an order that the seed decides; a quarter are switched back from, a quarter finished.
+        Plain ones: each by command, and finished."""
+        if plain:
+            return ["upgrade", "finish"] * count
         groups = []
         for number in range(count):
             upgrade = "upgrade by signal" if number % 3 == 2 else "upgrade"

@@ -5,6 +5,7 @@ AssertionError or OSError, that is a problem of the action and noted as such: wh
 """
 
 import random
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +46,7 @@ class Timeline:
             self.events.append(event)
         try:
             event.note = action()
-        except (AssertionError, OSError, LookupError, ValueError) as error:
+        except (AssertionError, OSError, LookupError, ValueError, subprocess.SubprocessError) as error:
             event.problem = f"{type(error).__name__}: {error}"[:2000]
         event.end_s = time.monotonic()
         return event

@@ -89,7 +89,7 @@ class Peer(ProxyProcess):
         """Return how it is upgraded."""
         return {"upgrade": self.upgrade}
 
-    def upgrade_plan(self, count: int, _: int) -> list[str]:
+    def upgrade_plan(self, count: int, _: int, *, plain: bool = False) -> list[str]:
         """Return so many upgrades."""
         return ["upgrade"] * count
 
@@ -135,6 +135,10 @@ http {{ access_log off; keepalive_timeout 75s; keepalive_requests 100000000; cli
         # runs. So the one that starts it ends.
         start = '("$@" & sleep 1); exec sleep 1000000'
         return ["sh", "-c", start, "sh", self.program, "-c", str(self.directory / "conf"), "-p", str(self.directory)]
+
+    def survivors(self) -> set[int]:
+        assert self.process is not None
+        return {self.process.pid}  # the one that waits
 
     def _master(self) -> int:
         try:

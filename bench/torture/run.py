@@ -97,6 +97,7 @@ class Run:
         load = LOADS[options.load]
         self.load = load if options.rate is None else replace(load, rate=options.rate)
         self.timeline = Timeline()
+        self.resets_told = 0
         self.began_s = time.monotonic()
         found = ports(7)
         self.listeners, self.origins = found[:3], found[3:]
@@ -106,7 +107,7 @@ class Run:
         options, seed, timeline = self.options, self.seed, self.timeline
         main: list[Lane] = []
         if options.upgrades:
-            actions, plan = balancer.upgrades(), balancer.upgrade_plan(options.upgrades, seed)
+            actions, plan = balancer.upgrades(), balancer.upgrade_plan(options.upgrades, seed, plain=options.plain)
             main.append(Lane(timeline, actions, plan, seed=seed, pause_s=(0.2, options.pause)))
         if isinstance(balancer, Bascule):
             for name, count, action, pause_s in (
@@ -133,6 +134,10 @@ class Run:
     def tell(self, seen: Seen, resets: network.ResetWatch) -> None:
         """Print how it goes."""
         failed = f"{seen.failed_requests} failed, {len(resets.seen)} resets"
+        for reset in resets.seen[self.resets_told :]:
+            during = ", ".join(self.timeline.during(reset.at_s)) or "nothing"
+            print(f"  RESET from {reset.source} to {reset.target}, ack {reset.ack}, during: {during}", flush=True)
+        self.resets_told = len(resets.seen)
         events = Counter(event.name for event in self.timeline.events)
         told = ", ".join(f"{count} {name}" for name, count in sorted(events.items()))
         print(f"{time.monotonic() - self.began_s:6.0f} s  {seen.requests:,} requests, {failed}; {told}", flush=True)

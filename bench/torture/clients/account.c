@@ -93,7 +93,8 @@ static uint64_t quantile(enum kind kind, double q) {
     uint64_t total = 0, seen = 0;
     for (int i = 0; i < BUCKETS; i++) total += histogram[kind][i];
     for (int i = 0; i < BUCKETS; i++)
-        if ((seen += histogram[kind][i]) && (double)seen >= q * (double)total) return bucket_us(i);
+        if ((seen += histogram[kind][i]) && (double)seen >= q * (double)total)
+            return bucket_us(i) < longest_us[kind] ? bucket_us(i) : longest_us[kind];
     return 0;
 }
 

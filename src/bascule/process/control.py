@@ -82,7 +82,8 @@ class Control:
     def _read_keeper(self, link: Link) -> None:
         try:
             link.flush()
-            while (received := link.receive()) is not None:
+            # What comes after `rest`, a promotion perhaps, is for who waits for it: standby.await_promotion.
+            while not self.master.standby and (received := link.receive()) is not None:
                 self._from_keeper(*received)
         except LinkClosedError:
             self._keeper_lost(link)
@@ -114,6 +115,8 @@ class Control:
             self._released.set()
         elif kind == "rest":
             self.master.standby = True
+            if self.master.keeper is not None:
+                asyncio.get_running_loop().remove_reader(self.master.keeper.fileno())
             self.end()
         elif kind == "listener_closed":
             self.broadcast.tell("closed", self.revision, {key: message[key] for key in ("id", "address", "lost")})
@@ -373,7 +376,7 @@ class Control:
 
         # Its socket first: who asks while a successor reads the store waits for the answer.
         admin = AdminServer(self, os.path.join(self.master.state_path, "admin.sock"))
-        await self._begin(reload_wanted=reload_wanted)
+        await self._begin_unless_ended(reload_wanted=reload_wanted)
         self.spawn(huge_pages.back_when_used(self.master.regions[1], self.master.log))
         self.spawn(self.watching.run())
         self.spawn(self.resolver.run(lambda: self.spawn(self._readdress())))
@@ -393,6 +396,20 @@ class Control:
                 await asyncio.wait_for(self.pipeline.close(), 2.0)
         if self.master.standby:
             self._let_go()
+
+    async def _begin_unless_ended(self, *, reload_wanted: bool) -> None:
+        """Begin, but not when this master is to rest before it has: what it would bring into force waits for the end of a
+        hold that only the master after it sees."""
+        begun = asyncio.ensure_future(self._begin(reload_wanted=reload_wanted))
+        ended = asyncio.ensure_future(self._ended.wait())
+        await asyncio.wait({begun, ended}, return_when=asyncio.FIRST_COMPLETED)
+        ended.cancel()
+        if not begun.done():
+            begun.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await begun
+        else:
+            begun.result()
 
     async def _preload(self) -> None:
         """Import the rest when the start is over."""
