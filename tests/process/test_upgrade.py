@@ -243,6 +243,8 @@ def test_no_way_back_when_one_that_rests_is_killed(served: Running) -> None:
     os.kill(old[min(old)], signal.SIGKILL)
     until(lambda: upgrade_state(served.balancer)["resting"] is None, "no way back", 20.0)
     assert "there is no way back to the generation before" in served.balancer.log()
+    said = command(served.balancer, "--status").stdout
+    assert re.search(r"no way back to the version before: its worker \d+ died: killed by SIGKILL", said)
     assert order(served.balancer, "back")["reason"] == "no generation rests"
     until(lambda: all(gone(pid) for pid in old.values()), "the end of the rest", 20.0)
 

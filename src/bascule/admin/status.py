@@ -179,6 +179,8 @@ class UpgradeStatus(msgspec.Struct, frozen=True):
     """Of the upgrade that is under way; empty: none is."""
     resting: Generation | None = None
     probation_left_s: float = 0.0
+    lost_because: str = ""
+    """Why there is no way back although the last upgrade had left one."""
     last: Replaced | None = None
 
 
@@ -375,6 +377,8 @@ def _upgrade(upgrade: UpgradeStatus) -> str:
             f"; version {upgrade.resting.version} waits for another {upgrade.probation_left_s:.0f} s "
             "(bascule upgrade --back, or --finish)"
         )
+    elif upgrade.lost_because:
+        line += f"; no way back to the version before: {upgrade.lost_because}"
     lines = [line]
     last = upgrade.last
     if last is not None:

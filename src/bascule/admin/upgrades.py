@@ -24,7 +24,7 @@ class Upgrades(msgspec.Struct, frozen=True):
 
     state: dict[str, Any]
     """generation, version, phase (empty: none is under way), resting (the generation that can be switched back to, null when there
-    is none), probation_left_s, baseline (how the generation before did)."""
+    is none), probation_left_s, lost_because (why there is no way back any more), baseline (how the generation before did)."""
     items: tuple[dict[str, Any], ...]
     """Receipts of upgrades and switch backs, newest first: docs/upgrade.md."""
 

@@ -147,6 +147,8 @@ def _state_lines(answer: dict[str, Any]) -> list[str]:
             f"generation {resting['generation']}, version {resting['version']}, waits for another "
             f"{answer['probation_left_s']:.0f} s (bascule upgrade --back, or --finish)"
         )
+    elif answer.get("lost_because"):
+        lines.append(f"there is no way back to the version before: {answer['lost_because']}")
     return lines
 
 

@@ -135,8 +135,8 @@ class Keeper:
 
     def activate(self, generation: Generation) -> None:
         """Make this the generation that serves; its slots are lent already."""
-        self.active = generation
-        generation.state = ACTIVE
+        self.active, generation.state = generation, ACTIVE
+        self._renewal.stop()  # what waited to be renewed to is not what serves
         self._in_charge(generation)
 
     def promote(self) -> None:

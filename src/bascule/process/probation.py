@@ -29,6 +29,8 @@ class Probation:
         self.resting: Generation | None = None
         self.baseline: dict[str, Any] = {}
         """How the generation before did (process/watching.py); empty when nobody knows."""
+        self.lost_because = ""
+        """Why the generation before, of which the last upgrade came, cannot be switched back to any more."""
         self._poller = poller
         self._log = log
         self._on_proven = on_proven
@@ -53,6 +55,7 @@ class Probation:
 
     def end(self) -> None:
         """Let the generation that rests leave. Harmless when there is none."""
+        self.lost_because = ""
         resting = self.take()
         if resting is not None:
             resting.leave(resting.crew.drain_timeout_ms)
@@ -69,6 +72,7 @@ class Probation:
             self.end()
         else:
             generation.leave(generation.crew.drain_timeout_ms)
+        self.lost_because = why
 
     def crashed_too_often(self) -> bool:
         """Count a death in the generation that serves; True when that is once too often for one on probation."""
@@ -84,5 +88,6 @@ class Probation:
         return {
             "resting": None if resting is None else {"generation": resting.number, "version": resting.program.version},
             "probation_left_s": round(max(self._until_s - time.monotonic(), 0.0), 1) if resting is not None else 0.0,
+            "lost_because": self.lost_because,
             "baseline": self.baseline,
         }

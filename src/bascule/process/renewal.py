@@ -38,6 +38,7 @@ class Renewal:
         self._describe = describe
         self._program: Program | None = None
         self._check = 0
+        self._checked: Program | None = None
 
     def begin(self, program: Program) -> None:
         """Become this program as soon as nothing is under way."""
@@ -58,7 +59,7 @@ class Renewal:
         self.phase = WAITING
         if status:
             self._failed(f"the check ended: {describe_exit(status)}")
-        elif self._program is not None and self._is_quiet():
+        elif self._program is not None and self._program is self._checked and self._is_quiet():
             self._become(self._program)
         else:
             self._look()
@@ -71,6 +72,7 @@ class Renewal:
         if not self._is_quiet():
             self._poller.call_later(LOOK_S, self._look)
             return
+        self._checked = self._program
         memory = self._describe().sealed()
         try:
             self._check = succession.ask(self._program, memory)
