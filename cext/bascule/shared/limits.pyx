@@ -310,7 +310,6 @@ def inspect(int fd) -> None:
         raise RegionError(describe(fault))
 
 
-
 cdef dict FAULT_TEXTS = {
     LIMITS_BAD_MAGIC: "this is no limits region",
     LIMITS_BAD_VERSION: "the limits region has a layout that this version does not know: start a fresh one",
