@@ -51,6 +51,10 @@ def test_the_keeper_becomes_the_version_that_serves_and_stays_the_same_process(
         balancer.logged(BECAME)
         kept.more(50)
         fresh.more(50)
+        # They got ready at a low priority, and have the usual one since.
+        for pid in balancer.until_workers(2).values():
+            threads = os.listdir(f"/proc/{pid}/task")
+            assert {os.getpriority(os.PRIO_PROCESS, int(thread)) for thread in threads} == {os.getpriority(0, 0)}
         assert mapped(keeper, newer.directory)
         assert int((balancer.state / "keeper.pid").read_text()) == keeper
         assert upgrade_state(balancer)["version"] == "2.0.0"

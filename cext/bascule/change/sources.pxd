@@ -18,4 +18,4 @@ from bascule.routing.ranking cimport Ranking
 cdef bytes pack_sources(State state, Ranking ranking, uint32_t base_bound)
 
 # Fills a State that has nothing, and an empty Ranking; the bound of the base's frontends. ValueError when sizes do not fit.
-cdef uint32_t load_sources(const unsigned char[::1] packed, State state, Ranking ranking) except? 0xFFFFFFFF
+cdef uint32_t load_sources(object packed, State state, Ranking ranking) except? 0xFFFFFFFF

@@ -1,5 +1,6 @@
 """See sources.pxd."""
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -59,16 +60,25 @@ cdef bytes pack_sources(State state, Ranking ranking, uint32_t base_bound):
     return packed
 
 
-cdef uint32_t load_sources(const unsigned char[::1] packed, State state, Ranking ranking) except? 0xFFFFFFFF:
+cdef uint32_t load_sources(object packed, State state, Ranking ranking) except? 0xFFFFFFFF:
+    # Not a typed memoryview: that imports `collections`, in every master at its start.
+    cdef Py_buffer view
+    PyObject_GetBuffer(packed, &view, PyBUF_SIMPLE)
+    try:
+        return load_from(<const char*>view.buf, <uint64_t>view.len, state, ranking)
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef uint32_t load_from(const char* at, uint64_t size, State state, Ranking ranking) except? 0xFFFFFFFF:
     cdef KeptHeader header
-    cdef const char* at
     cdef const char* runs
-    if <uint64_t>packed.shape[0] < sizeof(KeptHeader):
+    if size < sizeof(KeptHeader):
         raise ValueError("the kept sources are cut off")
-    memcpy(&header, &packed[0], sizeof(header))
-    if size_of(&header) != <uint64_t>packed.shape[0]:
+    memcpy(&header, at, sizeof(header))
+    if size_of(&header) != size:
         raise ValueError("the kept sources have another size than they say")
-    at = <const char*>&packed[0] + sizeof(KeptHeader)
+    at += sizeof(KeptHeader)
     table_load(&state.sources, at, header.sources * sizeof(FrontendSource))
     at += up(header.sources * sizeof(FrontendSource))
     state.texts.load(at, header.text_bytes)

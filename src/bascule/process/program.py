@@ -24,7 +24,7 @@ COMMAND = "_program"
 class Program:
     """One version of Bascule on disk. `launcher` starts it: a script, or an interpreter and its arguments."""
 
-    __slots__ = ("executable", "launcher", "path", "version")
+    __slots__ = ("executable", "launcher", "nice", "path", "version")
 
     def __init__(self, launcher: Sequence[str], executable: str, path: str, version: str) -> None:
         """See the class. `path` is of modules, as in PYTHONPATH."""
@@ -32,10 +32,15 @@ class Program:
         self.executable = executable
         self.path = path
         self.version = version
+        self.nice = 0
+        """Of the processes that are started from now on."""
 
     def spawn(self, module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
         """Start a module of this program as a process of its own and return its pid."""
-        return spawn.spawn(module, arguments, descriptors, executable=self.executable, path=self.path)
+        pid = spawn.spawn(module, arguments, descriptors, executable=self.executable, path=self.path)
+        if self.nice:
+            spawn.set_nice(pid, self.nice)
+        return pid
 
     def as_message(self) -> dict[str, Any]:
         """Return it as a message of a link."""

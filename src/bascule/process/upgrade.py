@@ -177,6 +177,7 @@ class Upgrade:
         new.crew.apply_settings(old.crew.drain_timeout_ms, old.crew.access_log, old.crew.worker_memory_bytes)
         new.crew.regions = [os.dup(descriptor) for descriptor in old.crew.regions]
         self._newest.begin(old, new)
+        new.be_patient()
         new.start_master()
 
     def _watch_candidate(self, new: Generation) -> None:
@@ -275,7 +276,9 @@ class Upgrade:
     def _hold(self) -> None:
         """Have the active master finish its change and begin no other."""
         assert self._old is not None
+        assert self._new is not None
         self._enter(HOLDING)
+        self._new.hurry()
         self._old.may_start_master = False
         self._old.tell_master({"type": "hold"})
         if not self._old.master_pid:
