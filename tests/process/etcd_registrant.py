@@ -47,7 +47,7 @@ def main() -> None:
             put("draining")
         elif word == "leave":
             etcdctl("del", KEY)
-            heartbeats.send_signal(signal.SIGINT)
+            heartbeats.send_signal(signal.SIGTERM)  # a test run in the background has SIGINT ignored
             heartbeats.wait()
             etcdctl("lease", "revoke", lease)
             say("done", word)

@@ -82,7 +82,7 @@ class Ordered:
     def reached(self, phase: str) -> None:
         """Wait until a phase has begun."""
         until(lambda: phase in self.phases or self._answer is not None, f"phase {phase}", DEADLINE_S)
-        assert phase in self.phases, (self.phases, self._answer)
+        assert phase in self.phases, (self.phases, str(self._answer)[-900:])
 
     def answer(self) -> Answer:
         """Return the last answer."""

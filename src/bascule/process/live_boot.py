@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import uvloop
 
 from bascule.change.examine import examine
-from bascule.change.last_good import LastGood
+from bascule.change.last_good import LONGEST_S, QUIET_S, LastGood
 from bascule.model.keys import SETTINGS
 from bascule.model.problems import ConfigError, Problem
 from bascule.model.quantities import size_bytes
@@ -78,7 +79,11 @@ def last_good(master: Master) -> Reading | None:
 
 
 def compile_last_good(master: Master, loaded: Configuration, revision: int) -> list[int]:
-    """Return the images of what is in force now, compiled by this version; ConfigError when it is not on disk."""
+    """Return the images of what is in force now, compiled by this version; ConfigError when it is not on disk.
+
+    What came into force is on disk a little later; so this begins with waiting as long as that may take.
+    """
+    time.sleep(LONGEST_S + QUIET_S)
     good = last_good(master)
     if good is None:
         raise ConfigError(
