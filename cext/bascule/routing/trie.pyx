@@ -240,7 +240,8 @@ cdef class Builder:
             other = &self.source.clauses[self.ranks[self.equals[at] - 1]]
             if (self.entry_node[self.equals[at] - 1] == node and other.path_tail == clause.path_tail
                     and other.priority == clause.priority and other.predicate_count == clause.predicate_count
-                    and memcmp(refs, <const uint32_t*>self.source.refs.data + other.refs, clause.predicate_count * 4) == 0):
+                    and (clause.predicate_count == 0  # there may be no refs at all: memcmp takes no NULL
+                         or memcmp(refs, <const uint32_t*>self.source.refs.data + other.refs, clause.predicate_count * 4) == 0)):
                 if other.frontend != clause.frontend:
                     grow(<void**>&self.conflicts, &self.conflict_capacity, self.conflict_count + 2, sizeof(uint32_t))
                     self.conflicts[self.conflict_count] = other.frontend
