@@ -35,6 +35,11 @@ cdef uint64_t size_of(const KeptHeader* header) noexcept nogil:
             + up(header.runs * sizeof(RankRun)) + up(header.ranked * sizeof(uint32_t)))
 
 
+cdef inline void put(char* at, const void* data, uint64_t size) noexcept nogil:
+    if size:  # what is empty may be NULL, which memcpy does not take
+        memcpy(at, data, size)
+
+
 cdef bytes pack_sources(State state, Ranking ranking, uint32_t base_bound):
     cdef KeptHeader header
     cdef bytes packed
@@ -50,13 +55,13 @@ cdef bytes pack_sources(State state, Ranking ranking, uint32_t base_bound):
     memset(at, 0, len(packed))
     memcpy(at, &header, sizeof(header))
     at += sizeof(KeptHeader)
-    memcpy(at, state.sources.data, header.sources * sizeof(FrontendSource))
+    put(at, state.sources.data, header.sources * sizeof(FrontendSource))
     at += up(header.sources * sizeof(FrontendSource))
-    memcpy(at, state.texts.texts.data, header.text_bytes)
+    put(at, state.texts.texts.data, header.text_bytes)
     at += up(header.text_bytes)
-    memcpy(at, ranking.runs, header.runs * sizeof(RankRun))
+    put(at, ranking.runs, header.runs * sizeof(RankRun))
     at += up(header.runs * sizeof(RankRun))
-    memcpy(at, ranking.frontends, header.ranked * sizeof(uint32_t))
+    put(at, ranking.frontends, header.ranked * sizeof(uint32_t))
     return packed
 
 
