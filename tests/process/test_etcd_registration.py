@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from kit.client import get
 from kit.etcd import Etcd
 from kit.origin import ScriptedOrigin
 from kit.waiting import until
+from process.registering import RegistrantProcess
 
 PATIENCE_S = 30.0
 TESTS = Path(__file__).parent.parent
@@ -49,36 +48,16 @@ class Pool(Site):
         return next((entry for entry in self.status()["servers"]["departed"] if entry["server"] == name), None)
 
 
-class Registrant:
+class Registrant(RegistrantProcess):
     """One registered process."""
 
     def __init__(self, etcd: Etcd, name: str) -> None:
         self.key = f"backends/pool/servers/{name}"
-        script = str(TESTS / "process" / "etcd_registrant.py")
-        self.process = subprocess.Popen(
-            [sys.executable, script, etcd.member.endpoint, f"{PREFIX}/{self.key}", name, "3"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"PYTHONPATH": f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+        super().__init__(
+            Path(__file__).with_name("etcd_registrant.py"),
+            [etcd.member.endpoint, f"{PREFIX}/{self.key}", name, "3"],
+            os.environ | {"PYTHONPATH": f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
         )
-        self.heard("registered")
-
-    def heard(self, word: str) -> None:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline().split()
-        assert line[:1] == [word], line
-
-    def say(self, word: str) -> None:
-        """Have it do something, and wait until it is done."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(word + "\n")
-        self.process.stdin.flush()
-        self.heard("done")
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,39 +17,19 @@ from kit.client import get
 from kit.waiting import until
 from process.balancer import Load
 from process.live import LiveBalancer
+from process.registering import RegistrantProcess
 
 PATIENCE_S = 30.0
 Register = Callable[..., "Registrant"]
 
 
-class Registrant:
+class Registrant(RegistrantProcess):
     """One registered process."""
 
     def __init__(self, live: LiveBalancer, name: str, *, ttl_s: float = 3.0, **record: Any) -> None:
         self.name = name
-        script = Path(__file__).with_name("registrant.py")
         arguments = [str(live.state / "admin.sock"), "app", name, str(ttl_s), json.dumps(record)]
-        self.process = subprocess.Popen(
-            [sys.executable, str(script), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.lease = self.heard("registered")
-
-    def heard(self, word: str) -> str:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline().split()
-        assert line[:1] == [word], line
-        return line[1]
-
-    def say(self, words: str) -> None:
-        """Have it do something, and wait until it is done."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(words + "\n")
-        self.process.stdin.flush()
-        self.heard("done")
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        super().__init__(Path(__file__).with_name("registrant.py"), arguments)
 
 
 @pytest.fixture
