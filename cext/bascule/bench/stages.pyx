@@ -37,7 +37,7 @@ from bascule.request.exchange cimport exchange_begin
 from bascule.request.rewrite cimport request_compose
 from bascule.request.s2_parse cimport RequestView, check_request, take_body
 from bascule.request.s3_route cimport route
-from bascule.request.s4_limit cimport limit
+from bascule.request.s4_limit cimport LimitKeys, limit, limit_begin
 from bascule.request.s5_balance cimport balance_pick
 from bascule.request.s7_respond cimport compose as response_compose, decide_framing
 from bascule.request.s9_account cimport account_begin, account_end, account_route, account_server
@@ -85,6 +85,7 @@ cdef class Stages:
     cdef uint64_t statistics_size
     cdef void* limits
     cdef uint64_t limits_size
+    cdef uint32_t limited_client
 
     def __init__(self, *, bytes request, bytes response, bytes image, int statistics_fd, int limits_fd):
         cdef const char* base = image
@@ -175,11 +176,34 @@ cdef class Stages:
     def limit(self, uint32_t calls):
         cdef uint32_t _i
         cdef bint ok = True
+        cdef LimitKeys keys
         with nogil:
             for _i in range(calls):
                 self.engine.now_us += 1000  # so that the bucket refills: the way of a request that is admitted
-                ok = limit(self.engine, self.x, &self.view) and ok
+                limit_begin(self.engine, self.x, &self.view, &keys)
+                ok = limit(self.engine, self.x, &keys) and ok
         return bool(ok)
+
+    def limit_around(self, uint32_t calls, uint32_t clients, bint begun_before, uint32_t step_us):
+        cdef uint32_t i
+        cdef uint32_t client = self.limited_client
+        cdef uint32_t admitted = 0
+        cdef LimitKeys keys
+        with nogil:
+            for i in range(calls):
+                self.engine.now_us += step_us
+                client = client + 1 if client + 1 < clients else 0
+                memcpy(self.x.client_ip + 12, &client, 4)
+                if begun_before:
+                    limit_begin(self.engine, self.x, &self.view, &keys)
+                request_compose(self.engine, self.x, &self.view)
+                if clients:
+                    if not begun_before:
+                        limit_begin(self.engine, self.x, &self.view, &keys)
+                    admitted += limit(self.engine, self.x, &keys)
+                buf_free(self.engine, &self.x.request_head)
+        self.limited_client = client
+        return admitted
 
     def balance(self, uint32_t calls):
         cdef uint32_t _i

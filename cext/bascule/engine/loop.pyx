@@ -81,7 +81,7 @@ from bascule.request.rewrite cimport request_compose
 from bascule.request.s1_accept cimport accept_ready, accept_resume
 from bascule.request.s2_parse cimport RequestView, client_linger, client_read
 from bascule.request.s3_route cimport route
-from bascule.request.s4_limit cimport limit
+from bascule.request.s4_limit cimport LimitKeys, limit, limit_begin
 from bascule.request.s6_forward cimport forward_continue, forward_lost, forward_start, pooled_event
 from bascule.request.s7_respond cimport respond_read
 from bascule.request.s8_relay cimport relay_response, relay_tunnel
@@ -116,18 +116,20 @@ cdef void engine_clock(Engine* engine) noexcept nogil:
 
 # ---- the stages of a request, in their order -----------------------------------------------------------------------------
 cdef void request_ready(Engine* engine, Exchange* x, RequestView* view) noexcept nogil:
-    """s3 route -> s4 limit -> compose -> s5 balance and s6 forward."""
+    """s3 route -> s4 limit, around composing -> s5 balance and s6 forward."""
     cdef Conn* client = x.client
+    cdef LimitKeys keys
     if unlikely(shed_refuses(engine)):
         x.flags &= ~X_KEEP_CLIENT
         exchange_reply(engine, x, 503, ERROR_OVERLOAD, b"out of memory for further requests", b"Retry-After: 1\r\n", 16)
         return
     if not route(engine, x, view):
         return
-    if not limit(engine, x, view):
-        return
+    limit_begin(engine, x, view, &keys)
     if unlikely(request_compose(engine, x, view) != 0):
         exchange_fail(engine, x, 503, ERROR_OVERLOAD, b"out of buffers")
+        return
+    if not limit(engine, x, &keys):
         return
     if client.input.start == client.input.end:
         buf_free(engine, &client.input)

@@ -9,7 +9,6 @@ from bascule.request.exchange cimport exchange_reply
 from bascule.shared.concurrency cimport limits_acquire
 from bascule.shared.limits cimport RateDecision, limits_hash, limits_prefetch, limits_take
 from bascule.shared.snapshot cimport (
-    FRONTEND_MIDDLEWARES_MAX,
     HOLDINGS_MAX,
     KEY_CLIENT_IP,
     KEY_REQUEST_HEADER,
@@ -80,30 +79,35 @@ cdef void refuse_rate(Engine* engine, Exchange* x, RateDecision* decision) noexc
     exchange_reply(engine, x, 429, ERROR_RATE_LIMITED, b"the rate limit of this route is reached", headers, <uint32_t>n)
 
 
-cdef bint limit(Engine* engine, Exchange* x, RequestView* view) noexcept nogil:
+cdef void limit_begin(Engine* engine, Exchange* x, RequestView* view, LimitKeys* keys) noexcept nogil:
+    cdef const MiddlewareRecord* middleware
+    cdef uint32_t i
+    if likely(x.frontend.middleware_count == 0) or not engine.limits_on:
+        return
+    for i in range(x.frontend.middleware_count):
+        middleware = &x.snapshot.middlewares[x.frontend.first_middleware + i]
+        keys.keys[i] = key_of(engine, x, view, middleware)
+        if middleware.type == MIDDLEWARE_RATE_LIMIT:
+            limits_prefetch(&engine.limits, keys.keys[i], middleware.rate_count)
+
+
+cdef bint limit(Engine* engine, Exchange* x, const LimitKeys* keys) noexcept nogil:
     cdef const MiddlewareRecord* middleware
     cdef RateDecision decision
-    cdef uint64_t[FRONTEND_MIDDLEWARES_MAX] keys
     cdef int64_t handle
     cdef uint32_t i
     if likely(x.frontend.middleware_count == 0) or not engine.limits_on:
         return True
-    # All keys first: the table's lines are fetched side by side, and each takes as long as all.
-    for i in range(x.frontend.middleware_count):
-        middleware = &x.snapshot.middlewares[x.frontend.first_middleware + i]
-        keys[i] = key_of(engine, x, view, middleware)
-        if middleware.type == MIDDLEWARE_RATE_LIMIT:
-            limits_prefetch(&engine.limits, keys[i])
     for i in range(x.frontend.middleware_count):
         middleware = &x.snapshot.middlewares[x.frontend.first_middleware + i]
         if middleware.type == MIDDLEWARE_RATE_LIMIT:
-            limits_take(&engine.limits, keys[i], middleware.rates, middleware.rate_count, engine.now_us * 1000, &decision)
+            limits_take(&engine.limits, keys.keys[i], middleware.rates, middleware.rate_count, engine.now_us * 1000, &decision)
             if not decision.admitted:
                 refuse_rate(engine, x, &decision)
                 return False
         elif middleware.type == MIDDLEWARE_CONCURRENCY_LIMIT:
             debug_assert(x.limit_count < HOLDINGS_MAX)  # snapshot_open refuses an image with more
-            handle = limits_acquire(&engine.limits, keys[i], middleware.concurrency_max)
+            handle = limits_acquire(&engine.limits, keys.keys[i], middleware.concurrency_max)
             if handle < 0:
                 exchange_reply(engine, x, 429, ERROR_CONCURRENCY_LIMITED,
                                b"too many requests of this client are in progress", b"Retry-After: 1\r\n", 16)

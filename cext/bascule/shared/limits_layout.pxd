@@ -19,8 +19,8 @@ cdef enum:
     HEADER_SIZE = 4096
     WORKERS_MAX = 64              # worker numbers with a WorkerLine and holdings
     WORKER_LINE_SIZE = 128
-    WAYS = 4
-    RATES_MAX = 4
+    WAYS = 4                      # cells of a line
+    RATES_MAX = 4                 # periods of a limit: they fit in one line
     CONCURRENCY_WAYS = 8
     COUNT_BITS = 24
     COUNT_MASK = 0xFFFFFF
@@ -35,9 +35,9 @@ cdef struct LimitsHeader:
     uint64_t seed[2]              # of limits_hash
 
 cdef struct Layout:
-    uint64_t rate_sets
+    uint64_t rate_lines           # a multiple of 4: lines go in groups of four
     uint64_t concurrency_sets
-    uint64_t rates_offset
+    uint64_t rates_offset         # a multiple of 256, so that groups are aligned
     uint64_t concurrency_offset
     uint64_t holdings_offset
 
@@ -48,9 +48,9 @@ cdef struct WorkerLine:
     uint32_t holds                # this worker's holdings were ever used
     uint8_t reserved[108]         # WORKER_LINE_SIZE in all
 
-cdef struct RateEntry:
-    uint64_t tag                  # the key, 0 = empty
-    uint64_t tat                  # theoretical arrival time, ns
+cdef struct RateCell:             # one period of one key. Writers: every worker, by compare-and-swap
+    uint64_t tag                  # the key's low 62 bits << 2 | period; 0 = empty
+    uint64_t tat                  # theoretical arrival time, ns; meaningless in an empty cell
 
 cdef struct RateLine:             # 64 bytes
-    RateEntry entries[4]
+    RateCell cells[4]

@@ -21,6 +21,13 @@ class Stages:
     def limit(self, calls: int) -> bool:
         """The limits of the request's frontend; True if every one admitted it."""
 
+    def limit_around(self, calls: int, clients: int, begun_before: bool, step_us: int) -> int:
+        """The limits of the frontend around composing the head, as in a worker, for so many clients in turn, each `step_us` later.
+
+        Returns how many were admitted. Without `begun_before` the keys are not known before the decision; with no clients
+        the head alone is composed, for what the rest costs beside it.
+        """
+
     def balance(self, calls: int) -> bool:
         """One pick of a server; True if there was one."""
 
