@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.load.cases import BESIDE_IDLE, IDLE_KIB, LOADS, PEERS, TWO_WORKERS, Load, Promise
 from bench.load.render_change import CHANGE_RESULTS, CHANGE_TABLES
+from bench.load.render_limits import table_limits
 from bench.load.results import ROOT, Round, Rows, stored
 
 ONE_EXCHANGE = (
@@ -193,7 +194,7 @@ def table_taken() -> str:
     """When and where each result was taken."""
     lines = ["| result | taken | commit | rounds |", "|---|---|---|---|"]
     last: dict[str, Any] = {}
-    for name in (*LOADS, "idle", "latency", "workers", "stages", *CHANGE_RESULTS):
+    for name in (*LOADS, "idle", "latency", "workers", "stages", "limits", *CHANGE_RESULTS):
         document = stored(name)
         if document is not None:
             last = document
@@ -212,6 +213,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "latency": table_latency,
     "workers": table_workers,
     "stages": table_stages,
+    "limits": table_limits,
     **CHANGE_TABLES,
     "taken": table_taken,
 }

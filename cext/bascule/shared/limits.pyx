@@ -122,11 +122,14 @@ cdef inline uint64_t tag_of(uint64_t key) noexcept nogil:
     return tag if tag else RATES_MAX
 
 
-cdef void limits_prefetch(const LimitTable* table, uint64_t key, uint32_t rate_count) noexcept nogil:
-    cdef RateLine* home = home_of(table, key)
+cdef inline void fetch(RateLine* home, uint32_t rate_count) noexcept nogil:
     cdef uint32_t distance
     for distance in range(lines_of(rate_count)):
         prefetch(neighbour(home, distance))
+
+
+cdef void limits_prefetch(const LimitTable* table, uint64_t key, uint32_t rate_count) noexcept nogil:
+    fetch(home_of(table, key), rate_count)
 
 
 cdef inline void look_up(RateLine* home, uint64_t tag, uint32_t rate_count, RateCell** cells) noexcept nogil:
@@ -161,12 +164,13 @@ cdef RateCell* find(RateLine* home, uint64_t tag, uint32_t lines) noexcept nogil
 
 
 cdef RateCell* victim_for(RateLine* home, uint64_t tag, RateCell** cells, uint32_t lines, uint64_t now_ns) noexcept nogil:
-    """The nearest line with a cell that has been of no use for a while gives it; if there is none, the emptiest of all cells.
+    """The nearest empty cell; else one of the nearest line that has had no use for one for a while; else the emptiest of all.
 
     So the periods of a key stay together. The while keeps two busy clients of one line from taking each other's expired cells
     in turn, where the next line has room. The periods of the decision under way (`cells`, at most three) do not give way to each
     other; a second cell of one of them, or one of a period that the limit no longer has, is as any other.
     """
+    cdef RateCell* unused = NULL
     cdef RateCell* victim = NULL
     cdef RateCell* cell
     cdef uint64_t seen, tat
@@ -176,15 +180,17 @@ cdef RateCell* victim_for(RateLine* home, uint64_t tag, RateCell** cells, uint32
         for way in range(<uint32_t>WAYS):
             cell = &neighbour(home, distance).cells[way]
             seen = load64(&cell.tag)
+            if seen == 0:
+                return cell
             if seen ^ tag < RATES_MAX and cells[seen ^ tag] == cell:
                 continue
-            tat = load64(&cell.tat) if seen else 0
+            tat = load64(&cell.tat)
             if victim == NULL or tat < least:
                 victim = cell
                 least = tat
-        if least + UNUSED_NS <= now_ns:
-            return victim
-    return victim
+        if unused == NULL and least + UNUSED_NS <= now_ns:
+            unused = victim
+    return unused if unused != NULL else victim
 
 
 cdef RateCell* insert(LimitTable* table, RateLine* home, uint64_t tag, uint32_t period, RateCell** cells, uint32_t lines,
@@ -267,6 +273,7 @@ cdef void limits_take(LimitTable* table, uint64_t key, const RateSpec* rates, ui
     decision.admitted = 1
     if rate_count > RATES_MAX:
         rate_count = RATES_MAX
+    fetch(home, rate_count)
     look_up(home, tag, rate_count, cells)
     if rate_count > 1:
         for i in range(rate_count):
@@ -385,8 +392,8 @@ def describe(int fault) -> str:
 def create(uint64_t size_bytes=64 << 20, *, bytes seed=None) -> int:
     """A new region of `size_bytes` (1 MiB to 1 TiB): a sparse close-on-exec memfd, which the caller closes.
 
-    64 MiB hold four million rate cells (three million keys with one period, all of whose time has not passed) and 65,536 concurrency keys in flight. `seed` (16
-    bytes) is random when not given. Raises ValueError for a size out of range.
+    64 MiB hold three million rate cells, one for each period of a key whose time has not passed, and 65,536 concurrency keys
+    in flight. `seed` (16 bytes) is random when not given. Raises ValueError for a size out of range.
     """
     cdef LimitsHeader header
     cdef Mapping mapping
@@ -519,7 +526,7 @@ cdef class Limits:
 
     @property
     def capacity(self) -> tuple:
-        """(rate entries, concurrency entries) of the region."""
+        """(rate cells, concurrency entries) of the region."""
         return self.table.rate_lines * WAYS, self.table.concurrency_sets * CONCURRENCY_WAYS
 
     @property

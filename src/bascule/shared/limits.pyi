@@ -9,8 +9,8 @@ def describe(fault: int) -> str:
 def create(size_bytes: int = 67108864, *, seed: bytes | None = None) -> int:
     """A new region of `size_bytes` (1 MiB to 1 TiB): a sparse close-on-exec memfd, which the caller closes.
 
-    64 MiB hold three million rate keys whose time has not passed and 65,536 concurrency keys in flight. `seed` (16
-    bytes) is random when not given. Raises ValueError for a size out of range.
+    64 MiB hold three million rate cells, one for each period of a key whose time has not passed, and 65,536 concurrency keys
+    in flight. `seed` (16 bytes) is random when not given. Raises ValueError for a size out of range.
     """
 
 def inspect(fd: int) -> None:
@@ -75,7 +75,7 @@ class LimitTable:
 
     @property
     def capacity(self) -> tuple[int, int]:
-        """(rate entries, concurrency entries) of the region."""
+        """(rate cells, one for each period of a key; concurrency entries) of the region."""
 
     @property
     def live_evictions(self) -> int:
