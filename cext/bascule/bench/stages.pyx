@@ -185,12 +185,12 @@ cdef class Stages:
         return bool(ok)
 
     def limit_around(self, uint32_t calls, uint32_t clients, bint begun_before, uint32_t step_us):
-        cdef uint32_t i
+        cdef uint32_t _i
         cdef uint32_t client = self.limited_client
         cdef uint32_t admitted = 0
         cdef LimitKeys keys
         with nogil:
-            for i in range(calls):
+            for _i in range(calls):
                 self.engine.now_us += step_us
                 client = client + 1 if client + 1 < clients else 0
                 memcpy(self.x.client_ip + 12, &client, 4)
