@@ -13,7 +13,7 @@ from bascule.process import link as links
 from bascule.process.backoff import Backoff
 from bascule.process.crew import Crew
 from bascule.process.link import Link, LinkClosedError
-from bascule.process.spawn import describe_exit, may_hurry, set_nice
+from bascule.process.spawn import PATIENT_NICE, describe_exit, may_hurry, set_nice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 CANDIDATE, ACTIVE, RESTING, LEAVING = "candidate", "active", "resting", "leaving"
 MASTER_PATIENCE_S = 2.0
-PATIENT_NICE = 15
-"""A start costs 0.6 s of CPU. At this weight it takes 3 % of a processor that is busy, and all of one that is not."""
 
 
 class Generation:

@@ -106,7 +106,7 @@ def ask(launcher: Sequence[str]) -> tuple[int, Link]:
     environment = {"PYTHONPATH": path} if len(launcher) > 1 else {}
     ours, theirs = links.pair()
     try:
-        return spawn.launch([*launcher, COMMAND, str(theirs), *launcher], [theirs], environment), Link(ours)
+        return spawn.ask([*launcher, COMMAND, str(theirs), *launcher], [theirs], environment), Link(ours)
     except OSError:
         os.close(ours)
         raise

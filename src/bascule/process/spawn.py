@@ -47,9 +47,20 @@ def launch(command: list[str], descriptors: Sequence[int], environment: dict[str
             os.set_inheritable(descriptor, False)
 
 
+def ask(command: list[str], descriptors: Sequence[int], environment: dict[str, str]) -> int:
+    """Launch a command that only answers a question: it leaves the processors to who serves."""
+    pid = launch(command, descriptors, environment)
+    set_nice(pid, PATIENT_NICE)
+    return pid
+
+
 def may_hurry() -> bool:
     """Whether a process that was made patient can be made normal again: root may, others need RLIMIT_NICE (LimitNICE=+0)."""
     return os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_NICE)[0] >= 20
+
+
+PATIENT_NICE = 15
+"""Of what only gets ready, or is only asked something: 3 % of a processor that is busy, and all of one that is not."""
 
 
 def set_nice(pid: int, nice: int) -> None:
