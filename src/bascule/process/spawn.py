@@ -61,7 +61,8 @@ PATIENT_NICE = 15
 def may_hurry() -> bool:
     """Whether a process that was made patient can be made normal again: root may, others need RLIMIT_NICE, which is 20 less
     the nice value (LimitNICE=+0)."""
-    return os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_NICE)[0] >= 20 - _own_nice()
+    limit = resource.getrlimit(resource.RLIMIT_NICE)[0]
+    return os.geteuid() == 0 or limit == resource.RLIM_INFINITY or limit >= 20 - _own_nice()
 
 
 def make_patient(pid: int, *, patient: bool = True) -> None:
