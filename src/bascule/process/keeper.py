@@ -265,7 +265,6 @@ class Keeper:
         self._lending.active = generation.crew
         generation.on_message = self.from_master
         generation.on_master_death = self._master_died
-        generation.crew.tell_nobody()  # of an upgrade that is over
         generation.crew.on_change = self._changed
         generation.crew.on_death = lambda worker, reason: self._upgrade.crashed(f"worker {worker.number}: {reason}")
 

@@ -315,6 +315,7 @@ class Upgrade:
         self.probation.end()
         self.probation.baseline = self._baseline
         self._receipt.committed(old, new, self._lending)
+        new.crew.tell_nobody()  # of this upgrade any more
         self._keeper.activate(new)
         new.crew.resize(old.crew.target)  # which may have changed while one of them rested, or started
         deadline_ms = old.crew.drain_timeout_ms
