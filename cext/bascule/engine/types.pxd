@@ -210,6 +210,7 @@ cdef enum HeaderId:
     HEADER_VIA
     HEADER_PROXY_AUTHENTICATE
     HEADER_TRAILER
+    HEADER_ALIAS                  # "X_Forwarded_For": what CGI and its heirs read as a header that we write or check
 
 cdef struct Header:
     uint32_t name                 # offsets from Head.base

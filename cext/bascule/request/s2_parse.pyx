@@ -138,10 +138,19 @@ cdef const char* split_target(Engine* engine, Exchange* x, RequestView* view, co
             i += 1
         if i == 7:
             return b"the request target has no host"
-        if view.authority.length != i - 7 or not equal_fold(view.authority.data, target + 7, i - 7):
+        if view.authority.length == 0 and view.http_10:
+            view.authority.data = target + 7  # HTTP/1.0 knows no Host header
+            view.authority.length = i - 7
+            if not take_authority(view):
+                return b"the request target has no valid host"
+        elif not same_authority(view.authority.data, view.authority.length, target + 7, i - 7):
             return b"the Host header and the request target name different hosts"
         target += i
         length -= i
+        if length == 0 and x.method == METHOD_OPTIONS:  # RFC 9112 section 3.2.4
+            view.path.data = b"*"
+            view.path.length = 1
+            return NULL
     for i in range(length):
         if target[i] == c"?":
             view.has_query = True
@@ -162,6 +171,18 @@ cdef const char* split_target(Engine* engine, Exchange* x, RequestView* view, co
     view.path.data = engine.compose if result == PATH_REWRITTEN else target
     view.path.length = canonical_length if result == PATH_REWRITTEN else length
     return NULL
+
+
+cdef inline uint32_t without_default_port(const char* authority, uint32_t length) noexcept nogil:
+    if length > 3 and memcmp(authority + length - 3, b":80", 3) == 0:
+        return length - 3
+    return length - 1 if length > 1 and authority[length - 1] == c":" else length
+
+
+cdef bint same_authority(const char* a, uint32_t a_length, const char* b, uint32_t b_length) noexcept nogil:
+    """Whether both name one host and port; "http://a" and "http://a:80" do (RFC 9110 section 4.2.3)."""
+    a_length = without_default_port(a, a_length)
+    return a_length == without_default_port(b, b_length) and equal_fold(a, b, a_length)
 
 
 cdef bint equal_fold(const char* a, const char* b, uint32_t length) noexcept nogil:
