@@ -365,7 +365,9 @@ cdef bint check_request(Engine* engine, Exchange* x, RequestView* view) noexcept
     view.route_path = view.path
     if view.path.length == 1 and view.path.data[0] == c"*":
         view.route_path.data = b"/"
-    if view.semantics.expect >= 0:
+    if unlikely(view.semantics.expect >= 0 and view.http_10):
+        x.head.headers[view.semantics.expect].dropped = 1  # HTTP/1.0 knows no expectations (RFC 9110 section 10.1.1)
+    elif view.semantics.expect >= 0:
         host = &x.head.headers[view.semantics.expect]
         if not same_token(x.head.base + host.value, host.value_length, b"100-continue", 12):
             return refuse(engine, x, 417, ERROR_BAD_REQUEST, b"the only expectation known is 100-continue")
