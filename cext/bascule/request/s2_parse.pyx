@@ -22,7 +22,7 @@ from bascule.codec.llhttp cimport (
     METHOD_PUT,
     METHOD_TRACE,
 )
-from bascule.codec.token cimport same_token
+from bascule.codec.token cimport same_authority, same_token
 from bascule.engine.connection cimport (
     READ_AGAIN,
     buf_free,
@@ -171,29 +171,6 @@ cdef const char* split_target(Engine* engine, Exchange* x, RequestView* view, co
     view.path.data = engine.compose if result == PATH_REWRITTEN else target
     view.path.length = canonical_length if result == PATH_REWRITTEN else length
     return NULL
-
-
-cdef inline uint32_t without_default_port(const char* authority, uint32_t length) noexcept nogil:
-    if length > 3 and memcmp(authority + length - 3, b":80", 3) == 0:
-        return length - 3
-    return length - 1 if length > 1 and authority[length - 1] == c":" else length
-
-
-cdef bint same_authority(const char* a, uint32_t a_length, const char* b, uint32_t b_length) noexcept nogil:
-    """Whether both name one host and port; "http://a" and "http://a:80" do (RFC 9110 section 4.2.3)."""
-    a_length = without_default_port(a, a_length)
-    return a_length == without_default_port(b, b_length) and equal_fold(a, b, a_length)
-
-
-cdef bint equal_fold(const char* a, const char* b, uint32_t length) noexcept nogil:
-    cdef uint32_t i
-    cdef uint8_t p, q
-    for i in range(length):
-        p = <uint8_t>a[i]
-        q = <uint8_t>b[i]
-        if p != q and ((p | 0x20) != (q | 0x20) or (p | 0x20) < c"a" or (p | 0x20) > c"z"):
-            return False
-    return True
 
 
 # ---- who the client is -----------------------------------------------------------------------------------------------------
