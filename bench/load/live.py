@@ -24,15 +24,33 @@ OPERATIONS = 120
 SETTLE_S = 60.0
 
 
-def tree(frontends: int, port: int, origin: int) -> Iterator[tuple[str, bytes]]:
-    """Yields key and value of one listener and so many frontends, each with a backend of one server."""
-    yield "listeners/web", b'{"address":"127.0.0.1:%d"}' % port
+def tree(frontends: int, port: int, origin: int, trusted: str = "") -> Iterator[tuple[str, bytes]]:
+    """Yields key and value of one listener and so many frontends, each with a backend of one server. `trusted` is who is
+    believed what it says of forwarding."""
+    listener = {"address": f"127.0.0.1:{port}", "trusted_proxies": [trusted] if trusted else []}
+    yield "listeners/web", json.dumps(listener).encode()
     for number in range(frontends):
         name = f"{number:06d}"
         yield f"backends/b{name}", b"{}"
         yield f"backends/b{name}/servers/s", server(origin)
         route = f"PathPrefix(`/svc-{name}/`)"
         yield f"frontends/f{name}", json.dumps({"route": route, "backend": f"b{name}"}).encode()
+
+
+def passes(frontends: int, port: int, origin: int, times: int) -> Iterator[tuple[str, bytes]]:
+    """Yields a tree whose requests pass the balancer so many times: each server is the balancer itself, until
+    X-Forwarded-For, to which every pass adds an address, has become so long that the origin is next.
+
+    So the work of one worker is multiplied, and that of the load generator and the origin is not.
+    """
+    yield from tree(frontends, port, port if times > 1 else origin, trusted="127.0.0.0/8")
+    for number in range(1, times):
+        last = number == times - 1
+        yield f"backends/pass{number}", b"{}"
+        yield f"backends/pass{number}/servers/s", server(origin if last else port)
+        came = ", ".join(["127.0.0.1"] * number)
+        frontend = {"route": f"Header(`X-Forwarded-For`, `{came}`)", "backend": f"pass{number}", "priority": 100}
+        yield f"frontends/pass{number}", json.dumps(frontend).encode()
 
 
 def server(origin: int, weight: int = 1) -> bytes:

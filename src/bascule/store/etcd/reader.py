@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from bascule.store.etcd.client import END, EtcdClient, Link, pause_s, rpc
 from bascule.store.etcd.errors import TokenError, TooLargeError, store_error
+from bascule.store.etcd.pace import PAUSE_S, Pace
 from bascule.store.etcd_page import Page
 from bascule.store.interface import (
     Batch,
@@ -162,11 +163,20 @@ class RangeReader:
         metadata = await self._client.metadata()
         self._client.calls["Watch"] = self._client.calls.get("Watch", 0) + 1
         call = link.services["Watch"].Watch(metadata=metadata)
+        await self._write(link, call, self._creation(after))
+        return call
+
+    def _creation(self, after: int) -> Any:
+        """Return the request for what comes after a revision."""
         request = rpc.WatchCreateRequest(
             key=self._start, range_end=self._end, start_revision=after + 1, progress_notify=True, prev_kv=True
         )
+        return rpc.WatchRequest(create_request=request)
+
+    async def _write(self, link: Link, call: Any, request: Any) -> None:
+        """Send a request on a watch's stream."""
         try:
-            await asyncio.wait_for(call.write(rpc.WatchRequest(create_request=request)), CREATE_S)
+            await asyncio.wait_for(call.write(request), CREATE_S)
         except TimeoutError:
             call.cancel()
             self._client.leave(link)
@@ -175,7 +185,18 @@ class RangeReader:
             ) from None
         except Exception as error:
             raise await self._broken(link, call, error) from None
-        return call
+
+    async def _leave(self, link: Link, stream: _Stream) -> None:
+        """Have the watch cancelled, to begin it anew a moment after that is done: see `pace`."""
+        stream.leaving = True
+        cancel = rpc.WatchRequest(cancel_request=rpc.WatchCancelRequest(watch_id=stream.watch_id))
+        await self._write(link, stream.call, cancel)
+
+    async def _come_back(self, link: Link, stream: _Stream) -> None:
+        """Begin the watch anew where it has come to; all that the one before had to tell is here."""
+        await asyncio.sleep(PAUSE_S)
+        stream.leaving = False
+        await self._write(link, stream.call, self._creation(stream.complete))
 
     async def _follow(self, link: Link, stream: _Stream) -> AsyncIterator[Batch]:
         loop = asyncio.get_running_loop()
@@ -192,9 +213,13 @@ class RangeReader:
             except Exception as error:
                 raise await self._broken(link, stream.call, error) from None
             if response.canceled:
+                if stream.leaving and not response.compact_revision and not response.cancel_reason:
+                    await self._come_back(link, stream)
+                    continue
                 await self._cancelled(response, link)
             if response.created:
                 self._failures = 0
+                stream.watch_id = response.watch_id
                 header = await self._went_back(response.header, stream.complete)
                 if header is not None:
                     yield Batch(identity_of(header), header.revision)
@@ -204,7 +229,10 @@ class RangeReader:
                 stream.complete = batch.revision
                 given_s = loop.time()
                 yield batch
-            if not batches and (response.created or loop.time() - given_s >= ALIVE_S):
+            if response.events:
+                if not stream.leaving and stream.pace.leave(sum(batch.revisions for batch in batches), loop.time()):
+                    await self._leave(link, stream)
+            elif not batches and (stream.begins(response) or loop.time() - given_s >= ALIVE_S):
                 given_s = loop.time()
                 yield Batch(identity_of(response.header), stream.complete)
 
@@ -263,6 +291,9 @@ class RangeReader:
             if revision > stream.complete:
                 batches.append(Batch(identity_of(header), revision, await self._events(events[first:index])))
             first = index
+        if stream.pace.heaps and len(batches) > 1:
+            together = tuple(event for batch in batches for event in batch.events)
+            return (Batch(batches[-1].identity, batches[-1].revision, together, len(batches)),)
         return batches
 
     async def _events(self, events: Sequence[Any]) -> tuple[Event, ...]:
@@ -276,11 +307,12 @@ class RangeReader:
         ended: dict[int, bool] = {0: False}
         found = []
         for event in events:
-            name = self._name_of(event.kv.key)
+            kv = event.kv
+            name = self._name_of(kv.key)
             if name is None:
                 continue
             if event.type == 0:
-                found.append(Event(name, entry_of(name, event.kv)))
+                found.append(Event(name, entry_of(name, kv)))
                 continue
             lease = event.prev_kv.lease
             if not asked and lease not in ended:
@@ -302,9 +334,16 @@ class _Stream:
         """Every revision up to this one has been given: where a watch goes on. Never the header's revision of a `created`
         or of an answer with events, which may be ahead of what has come."""
         self.watch_id = 0
-        """What a stream's first watch is called."""
+        """Of the newest watch; a stream's first one is called 0."""
+        self.leaving = False
+        """Whether the watch is to be cancelled by our word, and etcd has not said yet that it is."""
+        self.pace = Pace()
         self._reading: asyncio.Future[Any] | None = None
         self._asking: asyncio.Future[Any] | None = None
+
+    def begins(self, response: Any) -> bool:
+        """Tell whether this is the answer to the first creation."""
+        return bool(response.created) and response.watch_id == 0
 
     async def next(self) -> Any:
         """Return the next response; TimeoutError when none comes though we asked for one.
