@@ -24,6 +24,7 @@ from pathlib import Path
 
 from bench.load.live import (
     PREFIX,
+    SETTLE_S,
     Node,
     Writer,
     etcd_counters,
@@ -42,7 +43,7 @@ from kit.etcd import Etcd
 from kit.http1 import Cut, Ended, Malformed
 from kit.waiting import free_port, until
 
-FLAGS = ("--quota-backend-bytes", "4294967296", "--max-request-bytes", "8388608")
+FLAGS = ("--quota-backend-bytes", "8589934592", "--max-request-bytes", "8388608", "--max-txn-ops", "2000")
 QUIET_S = 5.0
 """After a round, before memory is looked at."""
 WARM_S = 10.0
@@ -110,7 +111,7 @@ def measure_one(frontends: int, changes: int) -> dict[str, list[Round]]:
 def node_running(node: Node, revision: int) -> Iterator[Node]:
     """Waits until a started node is at a revision; ends it with the block."""
     try:
-        until(lambda: (node.state / "admin.sock").exists(), f"the admin socket; {node.log_text()}", 60, 0.05)
+        until(lambda: (node.state / "admin.sock").exists(), f"the admin socket; {node.log_text()}", SETTLE_S, 0.05)
         node.until_revision(revision)
         yield node
     finally:
