@@ -4,6 +4,7 @@ Every node is a whole load balancer (keeper, master, workers) as a user starts i
 are those of the tests' kit.
 """
 
+import asyncio
 import json
 import re
 import time
@@ -21,6 +22,7 @@ from kit.waiting import until
 PREFIX = "/bascule"
 OPERATIONS = 1000
 """Of one transaction that fills etcd, whose own bound is raised for it (--max-txn-ops)."""
+AT_ONCE = 4
 SETTLE_S = 300.0
 
 
@@ -73,13 +75,20 @@ class Writer:
 
     async def fill(self, objects: Iterator[tuple[str, bytes]]) -> int:
         """Puts many objects, many a transaction; returns the last revision."""
+        running: set[asyncio.Task[int]] = set()
         revision = 0
         while some := list(islice(objects, OPERATIONS)):
             puts = [rpc.PutRequest(key=f"{self.prefix}/{key}".encode(), value=value) for key, value in some]
             request = rpc.TxnRequest(success=[rpc.RequestOp(request_put=put) for put in puts])
-            answer = await self.client.call("KV", "Txn", request)
-            revision = int(answer.header.revision)
-        return revision
+            running.add(asyncio.create_task(self._transact(request)))
+            if len(running) == AT_ONCE:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                revision = max(revision, *(task.result() for task in done))
+        return max(revision, *await asyncio.gather(*running))
+
+    async def _transact(self, request: Any) -> int:
+        answer = await self.client.call("KV", "Txn", request, timeout_s=60.0)
+        return int(answer.header.revision)
 
     async def close(self) -> None:
         """Ends the connection."""

@@ -292,7 +292,9 @@ def slots_for(objects: int) -> int:
         from bascule.model.problems import ConfigError, Problem
 
         message = f"the configuration has {objects:,} objects; {SLOTS_MAX:,} is the most one load balancer keeps"
-        raise ConfigError([Problem(message=message, remedy="divide it, with a --prefix or file for each load balancer")])
+        raise ConfigError(
+            [Problem(message=message, remedy="divide it, with a --prefix or file for each load balancer")]
+        )
     return min(max(STATISTICS_SLOTS_MIN, 2 * objects), SLOTS_MAX)
 
 
