@@ -2,6 +2,8 @@
 
 import sys
 
+_PATIENT_NICE = 15
+
 
 def main() -> int:
     """Run the command in sys.argv and return its exit status."""
@@ -18,6 +20,10 @@ def main() -> int:
         from bascule.process.succession import main as succession
 
         return succession(argv[1:])
+    if argv[:1] == ["upgrade"] and "--back" not in argv:
+        import os
+
+        os.nice(_PATIENT_NICE)  # the imports of a command take 0.1 s of CPU from who serves, and an upgrade can wait
     from bascule.cli.main import main as command_line
 
     return command_line(argv)

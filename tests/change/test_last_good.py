@@ -256,6 +256,19 @@ def test_what_is_frozen_or_held_is_kept(bench: Bench) -> None:
     assert "judged anew" in bench.warnings[0]
 
 
+def test_a_flush_that_fails_says_so_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bascule.change.last_good.RETRY_S", (0.01, 0.05))
+    bench.directory.write_text("a file where the directory should be")
+    writer = bench.open()
+    writer.note_gates(GateState((Freeze(by="operator", reason="night", since_s=5.0),)))
+    began_s = time.monotonic()
+    assert not writer.flush(600)
+    assert time.monotonic() - began_s < 300
+    bench.directory.unlink()
+    until(lambda: bench.open().load_gates().freezes, "written when there is room again")
+    assert writer.flush()
+
+
 def test_changes_close_together_are_written_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     frames: list[Frame] = []
     append: Callable[[Journal, Frame], None] = Journal.append

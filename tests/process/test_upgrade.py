@@ -15,7 +15,7 @@ from kit.load import Load, Result
 from kit.origin import ScriptedOrigin
 from kit.waiting import free_port, until
 from process.balancer import Balancer, gone, serves, tree
-from process.upgrading import Ordered, command, order, receipts, upgrade_state
+from process.upgrading import Ordered, children, command, order, receipts, upgrade_state
 from process.versions import Version
 
 VERSIONS = ("1.0", "1.1")
@@ -176,6 +176,24 @@ def test_what_the_command_prints(served: Running) -> None:
     receipt = json.loads(back.stdout)
     assert (back.returncode, receipt["kind"], receipt["reason"]) == (0, "back", "it was a try")
     assert "resting" not in command(served.balancer, "--status").stdout
+
+
+def test_new_workers_have_imported_all_they_need_before_they_serve(served: Running) -> None:
+    """What a worker does beside requests delays them: importing its second loop was a p99 of five times the usual."""
+    keeper = served.balancer.process.pid
+    before, mapped = set(children(keeper)), list[bool]()
+
+    def look() -> None:
+        new = [pid for pid, name in children(keeper).items() if pid not in before and name.startswith("bascule-work")]
+        mapped.extend("/uvloop/loop." in Path(f"/proc/{pid}/maps").read_text() for pid in new)
+
+    served.upgraded(at={"testing": look})
+    assert mapped == [True, True]
+
+
+def test_a_version_that_does_not_know_how_to_settle_first(served: Running) -> None:
+    served.other().set(settling="unknown")
+    served.upgraded()
 
 
 def test_back_is_to_the_processes_that_waited(served: Running) -> None:

@@ -5,12 +5,15 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from kit.client import RawClient
 from kit.waiting import until
 from process.balancer import Balancer, Load, gone, serves
+from process.upgrading import order
+from process.versions import Version
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: kit.test\r\n\r\n"
 Start = Callable[..., Balancer]
@@ -138,3 +141,26 @@ def test_keep_alive_connections_of_the_other_workers_survive(start: Start, port:
     assert 5 <= survivors <= 35
     for client in clients:
         client.close()
+
+
+def test_a_worker_that_fails_ends_only_when_that_costs_no_client(start: Start, port: int, tmp_path: Path) -> None:
+    fault = '\ndef fail(*arguments):\n    raise RuntimeError("a fault")\nWorker._reopen_logs = fail\n'
+    balancer = start(workers=1)
+    faulty = Version(tmp_path / "faulty", "2.0.0", {"process/worker.py": fault})
+    assert order(balancer, program=faulty, probation_ms=0)["receipt"]["ok"]
+    before = balancer.until_workers(1)
+    client = RawClient(("127.0.0.1", port), 15)
+    for _ in range(2):
+        assert client.send(REQUEST).response().status == 200
+        balancer.signal(signal.SIGUSR1)
+        balancer.logged("worker failed, and serves on")
+    assert client.send(REQUEST).response().status == 200
+    assert balancer.until_workers(1) == before
+    client.close()
+
+    def replaced() -> bool:
+        balancer.signal(signal.SIGUSR1)
+        return balancer.worker_pids() != before
+
+    until(replaced, "a worker without clients ends, and is replaced", 20.0)
+    balancer.logged("RuntimeError: a fault")

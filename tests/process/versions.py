@@ -106,7 +106,7 @@ def rehearse(*arguments):
     "process/worker.py": """
 from bascule.gates import gate
 gate("importing")
-_main, _worker_lend, _worker_adopt = main, Worker._lend, Worker._adopt
+_main, _worker_lend, _worker_adopt, _worker_settle = main, Worker._lend, Worker._adopt, Worker._settle
 def main():
     gate("filling")
     _main()
@@ -124,7 +124,10 @@ def _adopt(self, message, descriptors):
             self.tell_keeper({"type": "refused", "revision": message["revision"], "reason": "it is not to be had"})
             return
     _worker_adopt(self, message, descriptors)
-Worker._lend, Worker._adopt = _lend, _adopt
+def _settle(self, message, descriptors):
+    if gate("settling") != "unknown":
+        _worker_settle(self, message, descriptors)
+Worker._lend, Worker._adopt, Worker._settle = _lend, _adopt, _settle
 """,
     "process/control.py": """
 from bascule.gates import gate

@@ -71,9 +71,13 @@ class Gates:
         """Return why nothing comes into force; an operator's word before a gate's."""
         return self._freezes.get(OPERATOR) or self._freezes.get(STORE)
 
+    def freezes(self) -> tuple[Freeze, ...]:
+        """Return every freeze there is, an operator's and a gate's."""
+        return tuple(self._freezes.values())
+
     def reasons(self) -> tuple[str, ...]:
         """Return why (part of) what the store says is not in force, each reason once."""
-        freezes = [freeze.reason for freeze in self._freezes.values()]
+        freezes = [freeze.reason for freeze in self.freezes()]
         return tuple(dict.fromkeys([*freezes, *(hold.reason for hold in self._held.values())]))
 
     # ---- the store as a whole
@@ -163,7 +167,7 @@ class Gates:
     def state(self) -> GateState:
         """Return what `restore` needs."""
         baselines = {backend: pool.baseline for backend, pool in self._pool_gate.pools.items()}
-        return GateState(tuple(self._freezes.values()), tuple(self._held.values()), baselines, self._went_back)
+        return GateState(self.freezes(), tuple(self._held.values()), baselines, self._went_back)
 
     def restore(self, state: GateState) -> None:
         """Go on where a predecessor ended. What it held must be in force already."""

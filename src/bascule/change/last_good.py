@@ -102,6 +102,7 @@ class LastGood:
         self._gates: GateState | None = None
         self._first_s = self._last_s = 0.0
         self._flush = self._ending = self._busy = False
+        self._failures = 0
         self._status = Status(0, 0, 0.0, 0)
         self._thread: threading.Thread | None = None
         self._journal: Journal | None = None
@@ -256,11 +257,13 @@ class LastGood:
             return msgspec.structs.replace(self._status, pending=self._pending_count())
 
     def flush(self, timeout_s: float = 10.0) -> bool:
-        """Write what is noted now; False when that was not done in time. Blocks: not for the loop's thread."""
+        """Write what is noted now; False when it cannot be written or was not in time. Blocks: not for the loop's thread."""
         with self._condition:
+            failures = self._failures
             self._flush = True
             self._wake()
-            return self._condition.wait_for(self._all_written, timeout_s)
+            self._condition.wait_for(lambda: self._all_written() or self._failures != failures, timeout_s)
+            return self._all_written()
 
     def _pending_count(self) -> int:
         return len(self._pending) + (len(self._imaged.changes) if self._imaged is not None else 0)
@@ -411,6 +414,8 @@ class LastGood:
                 self._imaged = None
             self._pending = {**taken.changes, **self._pending}
             self._gates = self._gates or taken.gates
+            self._failures += 1
+            self._condition.notify_all()
             if self._pending:
                 self._first_s = self._first_s or time.monotonic()
             known, self._status = self._status.error, msgspec.structs.replace(self._status, error=text)

@@ -70,10 +70,13 @@ class Crew:
         self.drain_timeout_ms = 30_000
         self.access_log = "off"
         self.worker_memory_bytes = 0
-        self.on_change: Callable[[], None] = lambda: None
-        self.on_death: Callable[[Worker, str], object] = lambda worker, reason: None
-        self.on_refusal: Callable[[str], None] = lambda reason: None
-        self.on_start_failure: Callable[[str], None] = lambda reason: None
+        self.on_change: Callable[[], None]
+        self.on_death: Callable[[Worker, str], object]
+        self.on_failure: Callable[[Worker, str], object]
+        """Of a worker that serves on, because it has clients."""
+        self.on_refusal: Callable[[str], None]
+        self.on_start_failure: Callable[[str], None]
+        self.tell_nobody()
         self.departed: list[tuple[int, dict[str, int]]] = []
         """Pid and last account of the workers that ended, newest last."""
         self._poller = poller
@@ -81,6 +84,12 @@ class Crew:
         self._tell_master = tell_master
         self._backoffs: dict[int, Backoff] = {}
         self._restarts: dict[int, Timer] = {}
+
+    def tell_nobody(self) -> None:
+        """Forget who wants to know what happens here."""
+        self.on_change = lambda: None
+        self.on_death = self.on_failure = lambda worker, reason: None
+        self.on_refusal = self.on_start_failure = lambda reason: None
 
     # ---- the number of workers
 
@@ -122,6 +131,8 @@ class Crew:
         worker = Worker(self, number, pid, Link(ours), master_end)
         self.take_in(worker)
         self.introduce(worker)
+        if any(crew.serving() for crew in self.lending.crews):
+            worker.tell({"type": "settle"})  # it is in no hurry, and what it does before it serves delays no request
         worker.tell(self._settings())
         if self.regions:
             worker.tell({"type": "regions"}, self.regions)
@@ -322,6 +333,9 @@ class Crew:
             self._poller.call_later(RECYCLE_AFTER_S, lambda: self._recycle(worker))
         elif kind == "failed":
             worker.failure = str(message["reason"])
+            if message.get("serves"):
+                self._log.error("worker failed, and serves on", worker=worker.number, reason=worker.failure)
+                self.on_failure(worker, worker.failure)
             self.on_change()
 
     def _recycle(self, worker: Worker) -> None:

@@ -13,7 +13,7 @@ from bascule.process import link as links
 from bascule.process.backoff import Backoff
 from bascule.process.crew import Crew
 from bascule.process.link import Link, LinkClosedError
-from bascule.process.spawn import describe_exit, may_hurry, set_nice
+from bascule.process.spawn import describe_exit, make_patient, may_hurry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 CANDIDATE, ACTIVE, RESTING, LEAVING = "candidate", "active", "resting", "leaving"
 MASTER_PATIENCE_S = 2.0
-PATIENT_NICE = 15
-"""A start costs 0.6 s of CPU. At this weight it takes 3 % of a processor that is busy, and all of one that is not."""
 
 
 class Generation:
@@ -78,15 +76,14 @@ class Generation:
 
     def be_patient(self) -> None:
         """Leave the processors to the generation that serves, while this one only gets ready."""
-        if may_hurry():
-            self.program.nice = PATIENT_NICE
+        self.program.patient = may_hurry()
 
     def hurry(self) -> None:
-        """Have as much of the processors as anybody from now on."""
-        if self.program.nice:
-            self.program.nice = 0
+        """Have as much of the processors as this process from now on."""
+        if self.program.patient:
+            self.program.patient = False
             for pid in self.pids():
-                set_nice(pid, 0)
+                make_patient(pid, patient=False)
 
     # ---- the master
 

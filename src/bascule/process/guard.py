@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from bascule.change.digest import Reconciler
 from bascule.change.gates import Gates
@@ -14,6 +17,7 @@ from bascule.model.quantities import duration_ms
 from bascule.store.interface import Entry, Store
 
 if TYPE_CHECKING:
+    from bascule.change.live import Freeze
     from bascule.change.objects import Changes, ObjectTable
     from bascule.model.tree import Store as StoreTable
     from bascule.process.log import Log
@@ -72,6 +76,18 @@ class Guard:
     def note_gates(self) -> None:
         """What is frozen or held has changed."""
         self.last_good.note_gates(self.gates.state())
+
+    async def until_written(self) -> bool:
+        """Wait until a successor of this master would go on with what is in force, frozen and held now; False when the disk
+        does not take it."""
+        return await asyncio.to_thread(self.last_good.flush)
+
+    async def remembered(self, freeze: Freeze) -> Freeze:
+        """Return a freeze once a successor would know of it, or one whose remedy says that it would not."""
+        if await self.until_written():
+            return freeze
+        forgotten = "it could not be written to disk (see `bascule status`) and ends with this master; "
+        return msgspec.structs.replace(freeze, remedy=forgotten + freeze.remedy)
 
 
 def bounds_of(settings: StoreTable) -> Bounds:

@@ -89,7 +89,7 @@ class Pipeline:
         )
         self._control: Control | None = None
         self._unbound = Unbound(self.table)
-        self._frozen_before = False
+        self._freezes: tuple[Freeze, ...] = ()
         self._heard = asyncio.Event()
 
     @property
@@ -230,12 +230,12 @@ class Pipeline:
 
     def _refuses(self, identity: str, revision: int) -> bool:
         """Ask the gates about where something comes from, and tell whether anything may come into force now."""
-        freeze = self.gates.position(identity, revision, self.table.identity, self.table.revision)
+        self.gates.position(identity, revision, self.table.identity, self.table.revision)
         self._note_freeze()
-        return freeze is not None or self.gates.freeze_state() is not None
+        return bool(self._freezes)
 
     def _on_batch(self, batch: Batch) -> None:
-        frozen = self._frozen_before
+        frozen = self._freezes
         if batch.identity == self.table.identity and self.following.seen <= batch.revision < self.table.revision:
             return  # a reading was faster than this watch, and the store did not go back
         if self._refuses(batch.identity, batch.revision):
@@ -401,12 +401,12 @@ class Pipeline:
         self.notices.tell("quarantined", self.revision, {"key": key, "problem": problem.message})
 
     def _note_freeze(self) -> None:
-        freeze = self.gates.freeze_state()
-        if (freeze is not None) == self._frozen_before:
+        before, self._freezes = self._freezes, self.gates.freezes()
+        if self._freezes != before:
+            self.guard.note_gates()
+        if bool(self._freezes) == bool(before):
             return
-        self._frozen_before = freeze is not None
-        self.guard.note_gates()
-        if freeze is not None:
+        if (freeze := self.gates.freeze_state()) is not None:
             self.master.log.error("frozen: " + freeze.reason, remedy=freeze.remedy)
             self.notices.tell("frozen", self.revision, {"by": freeze.by, "reason": freeze.reason})
         else:
@@ -445,9 +445,8 @@ class Pipeline:
 
     def _told(self, at_least: int) -> bool:
         """Tell whether table and gatherer together are what the store said up to a revision."""
-        if not self.following.connected_s or not self.table.identity or self.gates.freeze_state() is not None:
-            return False
-        return max(self.table.revision, self._gather.revision) >= at_least
+        known = bool(self.following.connected_s and self.table.identity and not self.gates.freezes())
+        return known and max(self.table.revision, self._gather.revision) >= at_least
 
     def states(self) -> list[ObjectState]:
         """Return every object that is not plainly in force."""
@@ -463,7 +462,7 @@ class Pipeline:
         """See Live."""
         freeze = self.gates.freeze(reason, by)
         self._note_freeze()
-        return freeze
+        return await self.guard.remembered(freeze)
 
     async def unfreeze(self, by: str) -> Applied:
         """See Live."""
@@ -475,6 +474,7 @@ class Pipeline:
         except StoreError:
             self.following.read_again()  # what came meanwhile was not kept
             raise
+        await self.guard.until_written()
         return await self.until_applied(self.revision, APPLIED_S)
 
     async def adopt(self, by: str) -> Applied:
@@ -492,6 +492,7 @@ class Pipeline:
             await self._difference(reading, judged=False)
             self.guard.note_gates()
         self.following.read_again()
+        await self.guard.until_written()
         return await self.until_applied(self.revision, APPLIED_S)
 
     async def read_again(self) -> None:

@@ -24,7 +24,7 @@ COMMAND = "_program"
 class Program:
     """One version of Bascule on disk. `launcher` starts it: a script, or an interpreter and its arguments."""
 
-    __slots__ = ("executable", "launcher", "nice", "path", "version")
+    __slots__ = ("executable", "launcher", "path", "patient", "version")
 
     def __init__(self, launcher: Sequence[str], executable: str, path: str, version: str) -> None:
         """See the class. `path` is of modules, as in PYTHONPATH."""
@@ -32,14 +32,14 @@ class Program:
         self.executable = executable
         self.path = path
         self.version = version
-        self.nice = 0
-        """Of the processes that are started from now on."""
+        self.patient = False
+        """What is started from now on leaves the processors to others."""
 
     def spawn(self, module: str, arguments: Sequence[str], descriptors: Sequence[int]) -> int:
         """Start a module of this program as a process of its own and return its pid."""
         pid = spawn.spawn(module, arguments, descriptors, executable=self.executable, path=self.path)
-        if self.nice:
-            spawn.set_nice(pid, self.nice)
+        if self.patient:
+            spawn.make_patient(pid)
         return pid
 
     def as_message(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def ask(launcher: Sequence[str]) -> tuple[int, Link]:
     environment = {"PYTHONPATH": path} if len(launcher) > 1 else {}
     ours, theirs = links.pair()
     try:
-        return spawn.launch([*launcher, COMMAND, str(theirs), *launcher], [theirs], environment), Link(ours)
+        return spawn.ask([*launcher, COMMAND, str(theirs), *launcher], [theirs], environment), Link(ours)
     except OSError:
         os.close(ours)
         raise

@@ -47,21 +47,39 @@ def launch(command: list[str], descriptors: Sequence[int], environment: dict[str
             os.set_inheritable(descriptor, False)
 
 
+def ask(command: list[str], descriptors: Sequence[int], environment: dict[str, str]) -> int:
+    """Launch a command that only answers a question: it leaves the processors to who serves."""
+    pid = launch(command, descriptors, environment)
+    make_patient(pid)
+    return pid
+
+
+PATIENT_NICE = 15
+"""Of what only gets ready, or is only asked something: 3 % of a processor that is busy, and all of one that is not."""
+
+
 def may_hurry() -> bool:
-    """Whether a process that was made patient can be made normal again: root may, others need RLIMIT_NICE (LimitNICE=+0)."""
-    return os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_NICE)[0] >= 20
+    """Whether a process that was made patient can be made normal again: root may, others need RLIMIT_NICE, which is 20 less
+    the nice value (LimitNICE=+0)."""
+    limit = resource.getrlimit(resource.RLIMIT_NICE)[0]
+    return os.geteuid() == 0 or limit == resource.RLIM_INFINITY or limit >= 20 - _own_nice()
 
 
-def set_nice(pid: int, nice: int) -> None:
-    """Set how much of a busy processor a process gets beside others: 0 as usual, 15 a thirtieth of that.
+def make_patient(pid: int, *, patient: bool = True) -> None:
+    """Set how much of a busy processor a process gets beside others: a thirtieth of the usual, or as much as this process.
 
     Linux has a value for each thread; those to come have that of the thread that starts them.
     """
+    nice = max(PATIENT_NICE, _own_nice()) if patient else _own_nice()
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
             os.setpriority(os.PRIO_PROCESS, int(thread), nice)
     except OSError:
         return  # it has ended, or may not be touched: then it is as patient as it was
+
+
+def _own_nice() -> int:
+    return os.getpriority(os.PRIO_PROCESS, 0)
 
 
 def name_process(name: str) -> None:

@@ -63,7 +63,7 @@ class Document:
 def ask(program: Program, memory: int) -> int:
     """Start the check whether a program can read the document; return its pid. Exit status 0: it can."""
     environment = {"PYTHONPATH": program.path} if len(program.launcher) > 1 else {}
-    return spawn.launch([*program.launcher, COMMAND, str(memory)], [memory], environment)
+    return spawn.ask([*program.launcher, COMMAND, str(memory)], [memory], environment)
 
 
 def become(program: Program, words: Sequence[str], document: Document) -> None:

@@ -185,6 +185,7 @@ class Upgrade:
         new.on_message = lambda message, descriptors: self._attempt(lambda: self._from_candidate(message, descriptors))
         new.on_master_death = lambda reason: self._candidate_lost(f"the new master died: {reason}")
         new.crew.on_death = lambda worker, why: self._candidate_lost(f"new worker {worker.number} died: {why}")
+        new.crew.on_failure = lambda worker, why: self._fail(f"new worker {worker.number} failed: {why}", SEE_LOG)
         new.crew.on_start_failure = lambda why: self._fail(f"a new worker cannot be started: {why}", SEE_LOG)
         new.crew.on_refusal = lambda why: self._fail(f"a new worker refuses the snapshot in force: {why}", SEE_LOG)
         new.crew.on_change = lambda: self._attempt(self._look)
@@ -314,6 +315,7 @@ class Upgrade:
         self.probation.end()
         self.probation.baseline = self._baseline
         self._receipt.committed(old, new, self._lending)
+        new.crew.tell_nobody()  # of this upgrade any more
         self._keeper.activate(new)
         new.crew.resize(old.crew.target)  # which may have changed while one of them rested, or started
         deadline_ms = old.crew.drain_timeout_ms
@@ -458,9 +460,7 @@ class Upgrade:
         new, self._new = self._new, None
         if new is None:
             return
-        new.crew.on_death = lambda worker, reason: None
-        new.crew.on_start_failure = lambda reason: None
-        new.crew.on_change = lambda: None
+        new.crew.tell_nobody()
         new.on_master_death = lambda reason: False
         new.on_message = lambda message, descriptors: links.close_all(descriptors)
         if self._is_back and not self._lost:

@@ -5,6 +5,7 @@
                                                  rest v  |
                                                      RESTING --drain--> DRAINING
 
+STARTED is said at once by a worker that is needed at once; one that was told to settle hangs in its second loop by then.
 Who rests or drains gives its connections to its heirs, which the keeper named before (docs/upgrade.md); the engine does that.
 """
 
@@ -61,6 +62,8 @@ class Worker:
         self.master: Link | None = master
         self.engine: Engine | None = None
         self.revision = 0
+        self.settles = False
+        """It is STARTED only when it hangs in its second loop: others serve meanwhile."""
         self.drain_timeout_ms = DRAIN_TIMEOUT_MS
         self.access_log = "off"
         self.memory_bytes = 0
@@ -168,6 +171,7 @@ class Worker:
 
     def _handle(self, message: dict[str, Any], descriptors: list[int]) -> None:
         handler: Callable[[dict[str, Any], list[int]], None] | None = {
+            "settle": self._settle,
             "settings": self._settings,
             "regions": self._take_regions,
             "snapshot": self._adopt,
@@ -184,6 +188,14 @@ class Worker:
         }.get(message["type"])
         if handler is not None:
             handler(message, descriptors)
+
+    def _settle(self, _: dict[str, Any], __: list[int]) -> None:
+        self.settles = True
+
+    def settled(self) -> None:
+        """It hangs in its second loop: nothing that costs much is left to be done beside requests."""
+        if self.settles:
+            self.tell_keeper({"type": "started", "revision": self.revision})
 
     def _settings(self, message: dict[str, Any], _: list[int]) -> None:
         self.log.json = message["log_json"]
@@ -239,7 +251,7 @@ class Worker:
                 first = not self.revision
                 self.revision = self.engine.adopt(descriptors[0], base)
                 self._remember(descriptors)
-                if first:
+                if first and not self.settles:
                     self.tell_keeper({"type": "started", "revision": self.revision})
             if message.get("answer"):
                 self.tell_keeper({"type": "adopted", "revision": self.revision})
@@ -414,6 +426,13 @@ class Worker:
                 steering.drop_handshakes(descriptor)
             self.leaving_until_s = time.monotonic() + LEAVING_MAX_S
 
+    def serves_on(self, error: BaseException) -> bool:
+        """Whether there are clients that an end because of this error would cost; then the keeper hears of it."""
+        if self.engine is None or not self.engine.state()["clients"]:
+            return False
+        _fail(self, error, serves=True)
+        return True
+
     def _leave_when_empty(self, now_s: float) -> None:
         queued = any(listeners.queue_length(descriptor) for descriptor in self.slots.values())
         if not queued or now_s >= self.leaving_until_s:
@@ -421,12 +440,12 @@ class Worker:
             self._drain({"deadline_ms": self.drain_timeout_ms}, [])
 
 
-def _fail(worker: Worker, error: BaseException) -> None:
-    """Let the keeper say why this worker died, and let the log show where."""
-    worker.tell_keeper({"type": "failed", "reason": f"{type(error).__name__}: {error}"[:2000]})
+def _fail(worker: Worker, error: BaseException, **more: bool) -> None:
+    """Let the keeper say why this worker died or does not do what it should, and let the log show where."""
+    worker.tell_keeper({"type": "failed", "reason": f"{type(error).__name__}: {error}"[:2000], **more})
     import traceback
 
-    traceback.print_exc()
+    traceback.print_exception(error)
 
 
 def main() -> None:
