@@ -83,8 +83,8 @@ class Writer:
             running.add(asyncio.create_task(self._transact(request)))
             if len(running) == AT_ONCE:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                revision = max(revision, *(task.result() for task in done))
-        return max(revision, *await asyncio.gather(*running))
+                revision = max([revision, *(task.result() for task in done)])
+        return max([revision, *await asyncio.gather(*running)])
 
     async def _transact(self, request: Any) -> int:
         answer = await self.client.call("KV", "Txn", request, timeout_s=60.0)

@@ -116,9 +116,7 @@ class ObjectTable:
     def in_force(self, key: str) -> bytes | None:
         """Return the form of an object that is in force, None when none is."""
         standing = self._standings.get(key)
-        if self._unfilled is not None:
-            self._fill()
-        return self._ledger.value(key) if standing is None else standing.good
+        return self.ledger.value(key) if standing is None else standing.good
 
     def record(self, key: str) -> Record | None:
         """Return the decoded form of an object that is in force."""
