@@ -10,6 +10,7 @@ from typing import Any, Final
 from bascule.store.etcd.client import END, EtcdClient, Link, pause_s, rpc
 from bascule.store.etcd.errors import TokenError, TooLargeError, store_error
 from bascule.store.etcd.pace import PAUSE_S, Pace
+from bascule.store.etcd.pages import Part, next_part
 from bascule.store.etcd_page import Page
 from bascule.store.interface import (
     Batch,
@@ -37,13 +38,13 @@ CREATE_S: Final = 5.0
 ALIVE_S: Final = 5.0
 """A batch without events is given at least this often."""
 READS_MAX: Final = 5
+ATTEMPT_MAX_S: Final = 60.0
 
 
 class _PageTooLargeError(Exception):
     """A page has to be asked for again, smaller."""
 
-    def __init__(self, start: bytes, limit: int) -> None:
-        self.start = start
+    def __init__(self, limit: int) -> None:
         self.limit = limit
 
 
@@ -69,6 +70,8 @@ class RangeReader:
         self._name_of = name_of
         self._identity = ""
         """Of the cluster that was read last; with another one, no watch goes on."""
+        self._attempt_s = client.attempt_s
+        """For one page: longer after each that did not come, so that a list that takes etcd long is read in the end."""
         self._failures = 0
         """Watches in a row that broke before they were set up: what the pause before the next one grows with."""
 
@@ -88,14 +91,15 @@ class RangeReader:
     async def _read(self, at: int) -> Reading:
         entries: dict[str, Entry] = {}
         limit, identity, revision = PAGE_KEYS, "", at
-        asked: asyncio.Future[Page] = asyncio.ensure_future(self._page(self._start, limit, revision))
+        part = Part(self._start, self._end, 0)
+        asked: asyncio.Future[Page] = asyncio.ensure_future(self._page(part, limit, revision))
         try:
             while True:
                 try:
                     page = await asked
                 except _PageTooLargeError as error:
                     limit = error.limit
-                    asked = asyncio.ensure_future(self._page(error.start, limit, revision))
+                    asked = asyncio.ensure_future(self._page(part, limit, revision))
                     continue
                 if identity and identity != f"{page.cluster_id:016x}":
                     raise UnavailableError("another cluster answered in the middle of a list", "check the endpoints")
@@ -103,22 +107,31 @@ class RangeReader:
                 revision = revision or page.revision
                 if page.more:
                     limit = next_limit(limit, len(page) // max(page.count, 1))
-                    asked = asyncio.ensure_future(self._page(page.last_key + b"\0", limit, revision))
+                following = next_part(
+                    part, last_key=page.last_key, more=page.more, total=page.total, limit=limit, end=self._end
+                )
+                if following is not None:
+                    part = following
+                    asked = asyncio.ensure_future(self._page(part, limit, revision))
                 await self._take(page, entries)
-                if not page.more:
+                if following is None:
                     self._identity = identity
+                    self._attempt_s = self._client.attempt_s
                     return Reading(identity, revision, entries)
         finally:
             asked.cancel()
 
-    async def _page(self, start: bytes, limit: int, revision: int) -> Page:
-        request = rpc.RangeRequest(key=start, range_end=self._end, limit=limit, revision=revision)
+    async def _page(self, part: Part, limit: int, revision: int) -> Page:
+        request = rpc.RangeRequest(key=part.start, range_end=part.end, limit=limit, revision=revision)
         try:
-            page: Page = await self._client.call("Pages", "Range", request)
+            page: Page = await self._client.call("Pages", "Range", request, attempt_s=self._attempt_s)
         except TooLargeError:
             if limit == 1:
                 raise
-            raise _PageTooLargeError(start, max(1, limit // 4)) from None
+            raise _PageTooLargeError(max(1, limit // 4)) from None
+        except UnavailableError:
+            self._attempt_s = min(self._attempt_s * 2, ATTEMPT_MAX_S)
+            raise
         return page
 
     async def _take(self, page: Page, entries: dict[str, Entry]) -> None:
