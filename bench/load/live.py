@@ -110,7 +110,10 @@ class Node(BasculeProcess):
         """Waits until a store revision is in force in every worker; returns the status."""
 
         def reached() -> dict[str, Any] | None:
-            status = self.status()
+            try:
+                status = self.status()
+            except TimeoutError:  # with a million objects the master is busy for seconds after a start
+                return None
             return status if status["store_revision"] >= revision and not status["lagging"] else None
 
         found = until(reached, f"revision {revision}; log:\n{self.log_text()[-2000:]}", deadline_s, 0.05)
