@@ -12,7 +12,8 @@ import pytest
 
 from kit.origin import ScriptedOrigin
 from kit.waiting import free_port, until
-from process.balancer import Balancer, Load, tree
+from process.balancer import Balancer, Load, serves, tree
+from process.live import LiveBalancer
 from process.upgrading import command, order, upgrade_state
 from process.versions import Version
 
@@ -208,6 +209,26 @@ def test_a_configuration_that_changed_meanwhile_is_in_force_afterwards(
         new.more(10)
         old.more(10)
     assert new.failures == old.failures == []
+
+
+def test_the_settings_of_a_live_store_reach_the_next_keeper(tmp_path: Path, port: int, origin: ScriptedOrigin) -> None:
+    """It begins with those of the command line, and nothing in the store changes."""
+    lines = tmp_path / "access.log"
+    with LiveBalancer(tmp_path / "live", workers=1) as live:
+        live.apply(tree({"web": f"127.0.0.1:{port}"}, origin.address))
+        live.put("settings", {"access_log": str(lines), "upgrade_probation": "77s"})
+        until(lambda: serves(port) and lines.exists() and lines.read_text(), "a line of the access log", 20.0)
+        orphans = live.recorded()
+        live.process.kill()
+        live.process.wait()
+        live.spawn()
+        until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in orphans), "the end of the orphans", 30)
+        until(live.ready, "a ready balancer", 30)
+        before = lines.read_text()
+        until(lambda: serves(port) and lines.read_text() != before, "one more, of the next keeper's worker", 20.0)
+        assert order(live)["receipt"]["ok"]
+        until(lambda: upgrade_state(live)["probation_left_s"] > 0, "the probation")
+        assert upgrade_state(live)["probation_left_s"] <= 77
 
 
 def test_what_is_no_document_is_refused(start: Start, tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def succeed(master: Master, loaded: Configuration) -> Pipeline:
     good = pipeline.guard.last_good.load()
     if good is not None:
         pipeline.load(good)
+        pipeline.settings = pipeline.table.settings()
         pipeline.guard.restore()
         pipeline.progress.note(good.revision, 0.0)
     return pipeline

@@ -293,11 +293,12 @@ class Pipeline:
         """Bind what is new, compile, close what is gone, publish. What can fail comes before what has an effect."""
         control = self._control
         assert control is not None
-        # A predecessor may have died between two of these steps.
-        listeners = changes.listeners or not self.compiling.ready
+        # A predecessor may have died between two of these steps, and its keeper with it.
+        succeeds = not self.compiling.ready
+        listeners = changes.listeners or succeeds
         if listeners:
             await self._bind(changes)
-        if changes.edits or not self.compiling.ready:
+        if changes.edits or succeeds:
             compiled, same = await self._compile(changes)
             if listeners:
                 control.unbind(self.wanted_listeners())
@@ -305,9 +306,9 @@ class Pipeline:
                 self._publish(compiled)
             self._release(changes)
         self._note(changes, since_s)
-        if changes.settings is not None:
-            self.settings = changes.settings
-            control.tell_settings(changes.settings)
+        if changes.settings is not None or succeeds:
+            self.settings = changes.settings or self.table.settings()
+            control.tell_settings(self.settings)
         if listeners:
             control.lend_when_applied()
 
