@@ -12,7 +12,7 @@ import pytest
 
 from kit.origin import ScriptedOrigin
 from kit.waiting import free_port, until
-from process.balancer import Balancer, Load, serves, tree
+from process.balancer import Balancer, Load, gone, serves, tree
 from process.live import LiveBalancer
 from process.upgrading import command, order, upgrade_state
 from process.versions import Version
@@ -177,6 +177,21 @@ def test_a_killed_keepers_sockets_come_back_from_its_workers(start: Start, port:
     listener = balancer.status()["traffic"]["listeners"][0]
     assert listener["requests"] >= kept.served + fresh.served
     assert not list(balancer.state.glob("orphan-*"))
+
+
+def test_a_killed_keepers_master_ends_before_the_next_begins(start: Start, port: int) -> None:
+    """Two masters would both write to the statistics' directory, which then is of no use to anybody."""
+    balancer = start(workers=1)
+    until(balancer.ready, "a ready balancer", 30)
+    master = balancer.status()["master"]["pid"]
+    os.kill(master, signal.SIGSTOP)  # nor can one that hangs go on later
+    balancer.process.kill()
+    balancer.process.wait()
+    balancer.spawn()
+    balancer.logged("workers of the killed keeper give back its sockets")
+    assert gone(master)
+    until(balancer.ready, "a ready balancer", 30)
+    assert balancer.reload()[0] == 200
 
 
 def test_a_keeper_takes_over_what_one_worker_still_holds(start: Start, port: int) -> None:

@@ -463,7 +463,7 @@ class Control:
         pipeline = succeed(self.master, loaded)
         if pipeline.revision:  # else the settings are in the store alone
             with contextlib.suppress(LinkClosedError):
-                self.tell_settings(pipeline.settings)
+                self.tell_settings(pipeline.table.settings())
         return pipeline
 
 

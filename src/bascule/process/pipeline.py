@@ -82,7 +82,6 @@ class Pipeline:
         self.names = ServerNames()
         self.compiling = compiling or Compiling(master.directory.slot, master.publisher)
         self.progress = Progress(master.publisher, self.metrics)
-        self.settings = settings
         self.following = Following(store, master.log, self._on_reading, self._on_batch, self._on_store)
         self._gather = Gather(
             self.table.ledger.value, duration_ms(table.coalesce) / 1000, duration_ms(table.coalesce_max) / 1000
@@ -307,8 +306,7 @@ class Pipeline:
             self._release(changes)
         self._note(changes, since_s)
         if changes.settings is not None or succeeds:
-            self.settings = changes.settings or self.table.settings()
-            control.tell_settings(self.settings)
+            control.tell_settings(self.table.settings())
         if listeners:
             control.lend_when_applied()
 
@@ -359,7 +357,7 @@ class Pipeline:
         """Open new listeners; those that cannot be opened are quarantined, and the others go on."""
         control = self._control
         assert control is not None
-        while problems := await control.bind(self.wanted_listeners(), self.settings.slots):
+        while problems := await control.bind(self.wanted_listeners(), self.table.settings().slots):
             self._unbound.refuse(problems, changes)
 
     def wanted_listeners(self) -> list[dict[str, str]]:
