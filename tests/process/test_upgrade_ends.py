@@ -150,6 +150,25 @@ def test_the_old_master_dies_while_it_lets_go(begin: Callable[..., Balancer], ol
     assert len(children(balancer.process.pid)) >= 2
 
 
+def test_no_way_back_to_a_generation_whose_master_died_before_the_commit(
+    begin: Callable[..., Balancer], new: Version, port: int
+) -> None:
+    """It has nobody to take charge."""
+    balancer = begin()
+    new.set(lending="hold")
+    upgrade = Ordered(balancer, program=new)
+    upgrade.reached("lending")
+    master = balancer.status()["master"]["pid"]
+    os.kill(master, signal.SIGKILL)
+    until(lambda: gone(master), "the end of the master")
+    new.clear("lending")
+    assert upgrade.answer()["receipt"]["ok"]
+    until(balancer.ready, "the new master", 20.0)
+    assert order(balancer, "back")["type"] == "failed"
+    assert "its master died" in upgrade_state(balancer)["lost_because"]
+    assert serves(port)
+
+
 def test_back_although_the_master_hangs(begin: Callable[..., Balancer], old: Version, new: Version) -> None:
     balancer = begin()
     assert order(balancer, program=new)["receipt"]["ok"]
