@@ -17,7 +17,7 @@ from bascule.shared.statistics_directory import Directory
 from bascule.shared.statistics_reader import ObjectTotals, Reader
 from bascule.store.file import parse
 
-DEADLINE_S = 5.0
+DEADLINE_S = 30.0
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 

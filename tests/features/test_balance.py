@@ -190,7 +190,7 @@ def test_idle_connections_are_bounded_and_end(origins: list[ScriptedOrigin]) -> 
         connection.send(OK)
         return True
 
-    extra = 'max_idle_connections = 2\nkeepalive_timeout = "1s"'
+    extra = 'max_idle_connections = 2\nkeepalive_timeout = "3s"'
     with BasculeProcess(config=config({"a1": fields(origin)}, extra)) as proxy:
         origin.forget(reply=together)
         origin.drop_connections()
@@ -200,7 +200,7 @@ def test_idle_connections_are_bounded_and_end(origins: list[ScriptedOrigin]) -> 
         assert [client.response().status for client in clients] == [200] * 6
         for client in clients:
             client.close()
-        until(lambda: len(origin.connections) == 2, f"two idle connections, not {len(origin.connections)}", 0.9)
+        until(lambda: len(origin.connections) == 2, f"two idle connections, not {len(origin.connections)}")
         until(lambda: not origin.connections, "none after keepalive_timeout", 5.0)
         origin.reply = reply_with(OK)
         assert get(proxy.address).status == 200

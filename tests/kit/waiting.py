@@ -7,10 +7,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 DEADLINE_S = 10.0
+LEAST_S = 30.0
+"""No wait gives up sooner: a machine may stand still for seconds, and only a test that fails waits for so long."""
 
 
 def until(condition: Callable[[], T], what: str, deadline_s: float = DEADLINE_S, pause_s: float = 0.01) -> T:
     """Poll `condition` until it is true and return its value; AssertionError naming `what` at the deadline."""
+    deadline_s = max(deadline_s, LEAST_S)
     end = time.monotonic() + deadline_s
     while True:
         value = condition()
