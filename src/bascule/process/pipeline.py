@@ -242,7 +242,7 @@ class Pipeline:
         if frozen:  # it is the one it was again
             self.following.read_again()
             return
-        self.metrics.revisions += bool(batch.events)
+        self.metrics.revisions += batch.revisions if batch.events else 0
         self._gather.add(batch)
         self._heard.set()
 
