@@ -22,7 +22,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.load.live import Node, Writer, etcd_counters, forget_peak, memory_mib, run_time_us, server, tree
+from bench.load.live import (
+    PREFIX,
+    SETTLE_S,
+    Node,
+    Writer,
+    etcd_counters,
+    forget_peak,
+    memory_mib,
+    passes,
+    run_time_us,
+    server,
+    tree,
+)
 from bench.load.results import Round, Rows, store
 from bench.load.run import MEASURE
 from bench.load.workers import started, wait_for
@@ -31,9 +43,15 @@ from kit.etcd import Etcd
 from kit.http1 import Cut, Ended, Malformed
 from kit.waiting import free_port, until
 
-FLAGS = ("--quota-backend-bytes", "4294967296", "--max-request-bytes", "8388608")
+FLAGS = ("--quota-backend-bytes", "8589934592", "--max-request-bytes", "8388608", "--max-txn-ops", "2000")
+COMPACTED_MAX = 100_000
 QUIET_S = 5.0
 """After a round, before memory is looked at."""
+WARM_S = 10.0
+ARMS = (("beside", "/elsewhere"), ("ours", PREFIX))
+CONNECTIONS = 200
+PASSES = 4
+"""Of a request through the balancer: with fewer it is load generator and origin, on one CPU together, that are busy."""
 PAUSE_S = 0.3
 """Between two single changes, so that each is alone."""
 
@@ -49,12 +67,14 @@ def origin() -> Iterator[int]:
             yield port
 
 
-async def filled(etcd: Etcd, node: Node, frontends: int, origin_port: int) -> int:
-    """Fills etcd with a tree; returns the last revision."""
+async def filled(etcd: Etcd, node: Node, frontends: int, origin_port: int, times: int = 1) -> int:
+    """Fills etcd with a tree whose requests pass the balancer so many times; returns the last revision."""
     writer = Writer(etcd)
-    revision = await writer.fill(tree(frontends, node.port, origin_port))
+    objects = passes(frontends, node.port, origin_port, times) if times > 1 else tree(frontends, node.port, origin_port)
+    revision = await writer.fill(objects)
     await writer.close()
-    etcd.compact()
+    if frontends <= COMPACTED_MAX:  # nothing was written twice; a million take etcd longer than etcdctl waits
+        etcd.compact()
     return revision
 
 
@@ -93,7 +113,7 @@ def measure_one(frontends: int, changes: int) -> dict[str, list[Round]]:
 def node_running(node: Node, revision: int) -> Iterator[Node]:
     """Waits until a started node is at a revision; ends it with the block."""
     try:
-        until(lambda: (node.state / "admin.sock").exists(), f"the admin socket; {node.log_text()}", 60, 0.05)
+        until(lambda: (node.state / "admin.sock").exists(), f"the admin socket; {node.log_text()}", SETTLE_S, 0.05)
         node.until_revision(revision)
         yield node
     finally:
@@ -134,15 +154,23 @@ async def single_changes(
 class Load:
     """What wrk says."""
 
-    def __init__(self, port: int, seconds: float, frontends: int, origin_port: int) -> None:
-        del origin_port
+    def __init__(self, port: int, seconds: float, frontends: int) -> None:
         script = (
             "local n=0 request=function() n=(n*7+11)%%%d return wrk.format('GET',string.format('/svc-%%06d/a',n)) end"
         )
         self.directory = tempfile.TemporaryDirectory()
         path = Path(self.directory.name) / "routes.lua"
         path.write_text(script % frontends)
-        command = ["wrk", "-t1", "-c32", f"-d{seconds:g}s", "--latency", "-s", str(path), f"http://127.0.0.1:{port}"]
+        command = [
+            "wrk",
+            "-t1",
+            f"-c{CONNECTIONS}",
+            f"-d{seconds:g}s",
+            "--latency",
+            "-s",
+            str(path),
+            f"http://127.0.0.1:{port}",
+        ]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
     def result(self) -> Round:
@@ -188,46 +216,52 @@ async def put_steadily(etcd: Etcd, prefix: str, per_s: int, seconds: float, fron
 def measure_rate(frontends: int, per_s: int, seconds: float, rounds: int) -> Rows:
     """Interleaved: load beside changes elsewhere in the same etcd (`beside`), and beside as many of ours (`ours`)."""
     rows: Rows = {"beside": [], "ours": []}
+    os.sched_setaffinity(0, {1})
     with Etcd(1, FLAGS) as etcd, origin() as origin_port:
         node = Node(etcd, workers=1, coalesce="20ms")
-        revision = asyncio.run(filled(etcd, node, frontends, origin_port))
+        revision = asyncio.run(filled(etcd, node, frontends, origin_port, PASSES))
         node.start(probe=False)
         with node_running(node, revision):
-            _place(node, etcd)
-            before = {pid: memory_mib(pid)["rss"] for pid in node.pids()}
+            _place(node)
+            for _, prefix in ARMS:  # buffers, pools and journals reach their size
+                _rate_round(node, etcd, prefix, per_s, WARM_S, frontends)
+            time.sleep(QUIET_S)
+            before = _resident(node)
             for _ in range(rounds):
-                for name, prefix in (("beside", "/elsewhere"), ("ours", "/bascule")):
-                    rows[name].append(_rate_round(node, etcd, prefix, per_s, seconds, frontends, origin_port))
+                for name, prefix in ARMS:
+                    rows[name].append(_rate_round(node, etcd, prefix, per_s, seconds, frontends))
                 time.sleep(QUIET_S)
-                after = {pid: memory_mib(pid)["rss"] for pid in node.pids()}
-                rows["ours"][-1] |= {"rss_before_mib": sum(before.values()), "rss_after_mib": sum(after.values())}
+                rows["ours"][-1] |= before | {f"{name}_after": mib for name, mib in _resident(node).items()}
                 print(rows["beside"][-1], rows["ours"][-1], sep="\n", flush=True)
     return rows
 
 
-def _place(node: Node, etcd: Etcd) -> None:
-    """The worker has CPU 0 to itself, everything else CPU 1, so that what is measured is its own doing."""
-    for pid in node.pids():
-        os.sched_setaffinity(pid, {0} if pid in node.worker_pids() else {1})
-    assert etcd.member.process is not None
-    for task in Path(f"/proc/{etcd.member.process.pid}/task").iterdir():
-        os.sched_setaffinity(int(task.name), {1})
-    os.sched_setaffinity(0, {1})
+def _resident(node: Node) -> Round:
+    """Resident memory of the master, and of keeper and worker."""
+    mib = {pid: memory_mib(pid)["rss"] for pid in node.pids()}
+    master = mib.pop(node.master_pid())
+    return {"master_rss_mib": master, "rest_rss_mib": sum(mib.values())}
 
 
-def _rate_round(
-    node: Node, etcd: Etcd, prefix: str, per_s: int, seconds: float, frontends: int, origin_port: int
-) -> Round:
+def _place(node: Node) -> None:
+    """The worker has CPU 0 to itself; everything else is on CPU 1, like this process."""
+    for pid in node.worker_pids():
+        os.sched_setaffinity(pid, {0})
+
+
+def _rate_round(node: Node, etcd: Etcd, prefix: str, per_s: int, seconds: float, frontends: int) -> Round:
     cpu_us = node.cpu_us()
     worker_us = sum(map(run_time_us, node.worker_pids()))
-    load = Load(node.port, seconds, frontends, origin_port)
-    puts = asyncio.run(put_steadily(etcd, prefix, per_s, seconds, frontends, origin_port))
+    load = Load(node.port, seconds, frontends)
+    puts = asyncio.run(put_steadily(etcd, prefix, per_s, seconds, frontends, node.port))
     found = load.result()
     requests = found["requests_per_s"] * seconds
-    found["worker_cpu_us_a_request"] = (sum(map(run_time_us, node.worker_pids())) - worker_us) / requests
+    worker_us = sum(map(run_time_us, node.worker_pids())) - worker_us
+    found["worker_cpu_us_a_request"] = worker_us / requests / PASSES
+    found["worker_cpu_share"] = worker_us / 1e6 / seconds
     found["puts_per_s"] = puts / seconds
-    found["other_cpu_share"] = (node.cpu_us() - cpu_us) / 1e6 / seconds
-    if prefix == "/bascule":
+    found["master_cpu_share"] = (node.cpu_us() - cpu_us - worker_us) / 1e6 / seconds
+    if prefix == PREFIX:
         node.until_revision(etcd.revision())
     return found
 

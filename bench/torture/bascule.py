@@ -1,5 +1,6 @@
 """Bascule as the one who is tortured: its configuration, and everything that can be done to it."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -23,6 +24,7 @@ from kit.waiting import until
 PATIENCE_S = 60.0
 ATTEMPTS_MAX = 5
 ASKED = "asked for by the torture"
+KEEPER_KILLED = "the keeper was killed meanwhile"
 UNCHANGED = "the number of workers stays as it is"
 WORKERS_MAX = 4
 ROUTES_MAX = 40
@@ -85,7 +87,7 @@ class Bascule(BasculeProcess):
         self.receipts: list[dict[str, Any]] = []
         self.attempts_failed: list[str] = []
         self.oddities: list[str] = []
-        self.changing = threading.Lock()
+        self.between_keepers = threading.Lock()
         self.write_tree()
 
     def command(self) -> list[str]:
@@ -114,12 +116,18 @@ class Bascule(BasculeProcess):
             return None
 
     def settled(self) -> dict[str, Any] | None:
-        """Return its status when as many workers serve as should and all have the newest configuration."""
-        status = self.asked()
+        """Return its status when as many workers serve as should and all have the newest configuration, under the keeper
+        that runs: the master of a killed one goes on to answer."""
+        status, process = self.asked(), self.process
         if status is None or not status["ready"] or status["lagging"]:
+            return None
+        if process is None or not self._alive() or status["keeper"]["pid"] != process.pid:
             return None
         serving = [worker for worker in status["workers"] if worker["state"] == "serving"]
         return status if len(serving) == status["workers_wanted"] else None
+
+    def _alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def until_settled(self, extra: Callable[[dict[str, Any]], bool] = lambda _: True) -> dict[str, Any]:
         """Wait until it is settled, and something more holds."""
@@ -235,7 +243,8 @@ class Bascule(BasculeProcess):
     def worker_terminated(self) -> str:
         """TERM to a worker: replaced, without a lost request."""
         pid = self.random.choice(self._serving())
-        os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it is being replaced for another reason
+            os.kill(pid, signal.SIGTERM)
         self.until_settled(lambda status: pid not in _serving(status))
         return f"pid {pid}"
 
@@ -253,32 +262,42 @@ class Bascule(BasculeProcess):
     def master_killed(self) -> str:
         """Kill -9 to the master: nothing is lost."""
         pid = self.until_settled()["master"]["pid"]
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
         self.until_settled(lambda status: status["master"]["pid"] != pid)
         return f"pid {pid}"
 
     def keeper_killed(self) -> str:
         """Kill -9 to the keeper, and another one on the same state directory."""
         assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-        self.start(probe=False)
-        pid = self.process.pid
-        self.until_settled(lambda status: bool(status["keeper"]["pid"] == pid))
+        with self.between_keepers:
+            self.process.kill()
+            self.process.wait()
+            self.start(probe=False)
+            pid = self.process.pid
+            self.until_settled()
         return f"pid {pid}"
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the keeper: not to one that has no handlers yet."""
+        with self.between_keepers:
+            super().signal(number)
 
     def workers_changed(self) -> str:
         """One worker more or less (TTIN, TTOU)."""
-        before = self.until_settled()["workers_wanted"]
+        before, keeper = self.until_settled()["workers_wanted"], self.process
         more = before < 2 or (before < WORKERS_MAX and self.random.random() < 0.5)
         known = self.log_text().count(UNCHANGED)
         self.signal(signal.SIGTTIN if more else signal.SIGTTOU)
         after = before + (1 if more else -1)
 
         def over(status: dict[str, Any]) -> bool:
-            return bool(status["workers_wanted"] == after) or self.log_text().count(UNCHANGED) > known
+            refused = self.log_text().count(UNCHANGED) > known
+            return bool(status["workers_wanted"] == after) or refused or self.process is not keeper
 
         found = self.until_settled(over)["workers_wanted"]
+        if self.process is not keeper:
+            return KEEPER_KILLED
         return f"{before} to {after}" if found == after else "refused: an upgrade is under way"
 
     # ---- upgrades
@@ -301,8 +320,10 @@ class Bascule(BasculeProcess):
         """`bascule upgrade --finish`: the old generation leaves; how long that takes is noted."""
         if self._state()["resting"] is None:
             return "nobody rests"
-        before = self.members().items()
+        before, keeper = self.members().items(), self.process
         wrong = self._command("upgrade", "--finish")
+        if self.process is not keeper or (wrong and not self._alive()):
+            return KEEPER_KILLED
         assert not wrong, wrong
         return self.old_leaves(before, time.monotonic())
 
@@ -325,7 +346,12 @@ class Bascule(BasculeProcess):
         return ""
 
     def _state(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.run("upgrade", "--status", "--json").stdout)
+        def told() -> dict[str, Any] | None:
+            done = self.run("upgrade", "--status", "--json", check=False)
+            return json.loads(done.stdout) if done.returncode == 0 else None
+
+        found = until(told, "a keeper", PATIENCE_S, 0.05)
+        assert found is not None
         return found
 
     def _receipts(self) -> list[dict[str, Any]]:
@@ -335,22 +361,26 @@ class Bascule(BasculeProcess):
     def _replaced(self, begin: Callable[[], str], kind: str) -> str:
         """Replace a generation and wait for the receipt. What fails because a process was killed meanwhile changes nothing
         and is tried again; that counts as an attempt."""
-        for attempt in range(1, ATTEMPTS_MAX + 1):
-            begun_s = time.time()
-            failed = begin() or self._new_receipt(kind, begun_s)
+        attempt = 0
+        while attempt < ATTEMPTS_MAX:
+            begun_s, keeper = time.time(), self.process
+            failed = begin() or self._new_receipt(kind, begun_s, keeper)
             self.until_settled()
             if not failed:
-                return f"attempt {attempt}"
+                return f"attempt {attempt + 1}"
             self.attempts_failed.append(failed)
+            attempt += self.process is keeper  # one that was killed takes what it was about with it
             if kind == "back" and self._state()["resting"] is None:
                 return f"failed: {failed}"
         raise AssertionError(f"not in {ATTEMPTS_MAX} attempts: {self.attempts_failed[-1]}")
 
-    def _new_receipt(self, kind: str, since_s: float) -> str:
+    def _new_receipt(self, kind: str, since_s: float, keeper: object) -> str:
         """Wait for a receipt of something that was begun since then; return why it says that it failed."""
 
         def told() -> dict[str, Any] | None:
             found = [receipt for receipt in self._receipts() if receipt["at"] >= since_s and receipt["kind"] == kind]
+            if not found and self.process is not keeper:
+                return {"ok": False, "failed": KEEPER_KILLED}
             return found[-1] if found else None
 
         receipt = until(told, f"a receipt; log:\n{self.log_text()[-3000:]}", PATIENCE_S)

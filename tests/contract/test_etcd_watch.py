@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bascule.store.etcd import reader
+from bascule.store.etcd import pace, reader
 from bascule.store.etcd.store import EtcdStore
 from bascule.store.interface import Batch, Put, Remove, Transaction
 from kit.etcd import Etcd
@@ -90,6 +90,44 @@ def test_twenty_nodes_cost_an_etcd_twenty_watches_and_no_read(server: Etcd) -> N
             assert server.metrics()["etcd_debugging_mvcc_watcher_total"] == 20
         for store in stores:
             await store.close()
+
+    asyncio.run(go())
+
+
+def test_a_flood_of_revisions_comes_in_heaps_and_each_of_them_once(
+    shared_etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each message costs the same, whatever is in it. A watch that is left for a moment is told the past in one."""
+    monkeypatch.setattr(pace, "MESSAGES", 3)
+
+    async def go() -> None:
+        store = EtcdStore(shared_etcd.options("/flood"))
+        first = (await store.read()).revision
+        found: list[Batch] = []
+
+        async def watch() -> None:
+            async for batch in store.watch(first):
+                found.append(batch)
+
+        watching = asyncio.create_task(watch())
+        written = 0
+        deadline_s = asyncio.get_running_loop().time() + 30
+        while sum(batch.revisions > 1 for batch in found) < 3 and asyncio.get_running_loop().time() < deadline_s:
+            puts = [store.commit(Transaction((Put(f"backends/b{written + n}", b"1"),))) for n in range(20)]
+            await asyncio.gather(*puts)
+            written += 20
+        last = await store.commit(Transaction((Put("backends/last", b"1"),)))
+        while not found or found[-1].revision < last:
+            assert asyncio.get_running_loop().time() < deadline_s, found
+            await asyncio.sleep(0.02)
+        assert sum(batch.revisions > 1 for batch in found) >= 3
+        keys = [event.key for batch in found for event in batch.events]
+        assert sorted(keys) == sorted([*(f"backends/b{n}" for n in range(written)), "backends/last"])
+        revisions = [batch.revision for batch in found]
+        assert revisions == sorted(revisions)
+        assert store.client.calls["Watch"] == 1
+        watching.cancel()
+        await store.close()
 
     asyncio.run(go())
 

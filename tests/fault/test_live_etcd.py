@@ -142,6 +142,10 @@ def test_a_pool_that_vanishes_is_held_and_one_that_leaves_is_not(site: Site) -> 
 
 def test_a_cold_start_without_etcd_serves_what_was_last_good(site: Site) -> None:
     site.probe()
+    status = site.status()
+    pids = [site.balancer.process.pid, site.master_pid(), *(worker["pid"] for worker in status["workers"])]
+    with_grpc = [pid for pid in pids if "cygrpc" in Path(f"/proc/{pid}/maps").read_text()]
+    assert with_grpc == [site.master_pid()], "gRPC and its threads live in the master alone"
     site.put("backends/app/servers/a1", {"url": f"http://{site.origin.address}", "weight": 3})
     until(lambda: site.status()["last_good"]["revision"] == site.etcd.revision(), "it is on disk", 30, 0.05)
     site.stop_load()
@@ -197,6 +201,9 @@ def test_an_ended_token_is_renewed(tmp_path: Path, origin: ScriptedOrigin) -> No
                 "--user", "root:secret", "put", f"{PREFIX}/frontends/late", '{"route":"Path(`/late`)","backend":"app"}'
             )
             site.until_code("/late", 200)
+            route = {"route": "Path(`/api`)", "backend": "app"}  # a write needs a token that has not ended
+            status, answer = site.balancer.ask("PUT", "/v1/frontends/api?wait=applied&timeout=20s", route)
+            assert (status, answer.get("applied")) == (200, True), answer
             etcd.member.kill()
             site.until_connected(False)
             etcd.member.start()
@@ -219,6 +226,7 @@ def test_a_quota_that_is_used_up_stops_writes_and_nothing_else(tmp_path: Path, o
         status, answer = site.balancer.ask("PUT", "/v1/frontends/full", {"route": "Path(`/full`)", "backend": "app"})
         assert status >= 400
         assert "quota" in (answer["detail"] + answer["remedy"]).lower() or "space" in answer["detail"].lower(), answer
+        assert "alarm disarm" in answer["remedy"], answer
         site.more()
         assert site.status()["store"]["connected"]
         etcd.delete("--prefix", "/elsewhere/")

@@ -261,8 +261,11 @@ class Etcd:
         self.kill()
 
 
-def make_certificates(directory: Path) -> dict[str, Path]:
-    """Make a CA and one certificate for 127.0.0.1 and localhost that serves as server's and client's."""
+def make_certificates(
+    directory: Path, names_of_it: str = "IP:127.0.0.1,DNS:localhost", days: int = 2
+) -> dict[str, Path]:
+    """Make a CA and one certificate for 127.0.0.1 and localhost that serves as server's and client's. Negative `days`: it has
+    ended."""
     names = {name: directory / f"{name}.pem" for name in ("ca", "ca-key", "cert", "key")}
 
     def openssl(*arguments: str) -> None:
@@ -271,14 +274,14 @@ def make_certificates(directory: Path) -> dict[str, Path]:
     elliptic = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-x509", "-days", "2"]
     openssl("req", *elliptic, "-subj", "/CN=test-ca", "-keyout", str(names["ca-key"]), "-out", str(names["ca"]))
     issued = ["-CA", str(names["ca"]), "-CAkey", str(names["ca-key"])]
-    alternatives = "subjectAltName=IP:127.0.0.1,DNS:localhost"
+    alternatives = f"subjectAltName={names_of_it}"
     usage = "extendedKeyUsage=serverAuth,clientAuth"
     request = directory / "request.pem"
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(names["key"])]
     openssl("req", *key, "-subj", "/CN=bascule", "-out", str(request))
     extensions = directory / "extensions"
     extensions.write_text(f"{alternatives}\n{usage}\n")
-    more = ["-CAcreateserial", "-days", "2", "-extfile", str(extensions), "-out", str(names["cert"])]
+    more = ["-CAcreateserial", "-days", str(days), "-extfile", str(extensions), "-out", str(names["cert"])]
     openssl("x509", "-req", "-in", str(request), *issued, *more)
     return names
 

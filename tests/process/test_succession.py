@@ -12,7 +12,8 @@ import pytest
 
 from kit.origin import ScriptedOrigin
 from kit.waiting import free_port, until
-from process.balancer import Balancer, Load, tree
+from process.balancer import Balancer, Load, gone, serves, tree
+from process.live import LiveBalancer
 from process.upgrading import command, order, upgrade_state
 from process.versions import Version
 
@@ -178,6 +179,21 @@ def test_a_killed_keepers_sockets_come_back_from_its_workers(start: Start, port:
     assert not list(balancer.state.glob("orphan-*"))
 
 
+def test_a_killed_keepers_master_ends_before_the_next_begins(start: Start, port: int) -> None:
+    """Two masters would both write to the statistics' directory, which then is of no use to anybody."""
+    balancer = start(workers=1)
+    until(balancer.ready, "a ready balancer", 30)
+    master = balancer.status()["master"]["pid"]
+    os.kill(master, signal.SIGSTOP)  # nor can one that hangs go on later
+    balancer.process.kill()
+    balancer.process.wait()
+    balancer.spawn()
+    balancer.logged("workers of the killed keeper give back its sockets")
+    assert gone(master)
+    until(balancer.ready, "a ready balancer", 30)
+    assert balancer.reload()[0] == 200
+
+
 def test_a_keeper_takes_over_what_one_worker_still_holds(start: Start, port: int) -> None:
     balancer = start(workers=2)
     balancer.until_slots([12, 12])
@@ -208,6 +224,26 @@ def test_a_configuration_that_changed_meanwhile_is_in_force_afterwards(
         new.more(10)
         old.more(10)
     assert new.failures == old.failures == []
+
+
+def test_the_settings_of_a_live_store_reach_the_next_keeper(tmp_path: Path, port: int, origin: ScriptedOrigin) -> None:
+    """It begins with those of the command line, and nothing in the store changes."""
+    lines = tmp_path / "access.log"
+    with LiveBalancer(tmp_path / "live", workers=1) as live:
+        live.apply(tree({"web": f"127.0.0.1:{port}"}, origin.address))
+        live.put("settings", {"access_log": str(lines), "upgrade_probation": "77s"})
+        until(lambda: serves(port) and lines.exists() and lines.read_text(), "a line of the access log", 20.0)
+        orphans = live.recorded()
+        live.process.kill()
+        live.process.wait()
+        live.spawn()
+        until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in orphans), "the end of the orphans", 30)
+        until(live.ready, "a ready balancer", 30)
+        before = lines.read_text()
+        until(lambda: serves(port) and lines.read_text() != before, "one more, of the next keeper's worker", 20.0)
+        assert order(live)["receipt"]["ok"]
+        until(lambda: upgrade_state(live)["probation_left_s"] > 0, "the probation")
+        assert upgrade_state(live)["probation_left_s"] <= 77
 
 
 def test_what_is_no_document_is_refused(start: Start, tmp_path: Path) -> None:

@@ -104,6 +104,32 @@ def test_term_while_the_old_master_lets_go(begin: Callable[..., Balancer], old: 
     ended(balancer, pids)
 
 
+def test_a_master_that_followed_a_killed_one_lets_go_before_it_has_begun(
+    begin: Callable[..., Balancer], old: Version, new: Version
+) -> None:
+    """It is told to hold before its first reload, which then waits for an end of the hold that never comes."""
+    balancer = begin()
+    new.set(rehearsing="hold")
+    upgrade = Ordered(balancer, program=new)
+    upgrade.reached("testing")
+    old.set(attaching="hold")
+    os.kill(balancer.status()["master"]["pid"], signal.SIGKILL)
+    balancer.logged("master died")
+
+    def masters() -> int:
+        return list(children(balancer.process.pid).values()).count("bascule-master")
+
+    until(lambda: masters() == 2, "the one that follows, beside the candidate's", 20.0)
+    new.clear("rehearsing")
+    upgrade.reached("holding")
+    old.clear("attaching")
+    receipt = upgrade.answer()["receipt"]
+    assert receipt["ok"], receipt["failed"]
+    until(balancer.ready, "the new master", 20.0)
+    assert "does not let go" not in balancer.log()
+    assert upgrade_state(balancer)["resting"] is not None
+
+
 def test_an_old_master_that_does_not_let_go_is_killed(
     begin: Callable[..., Balancer], old: Version, new: Version, port: int
 ) -> None:
@@ -122,6 +148,25 @@ def test_the_old_master_dies_while_it_lets_go(begin: Callable[..., Balancer], ol
     assert order(balancer, program=new)["receipt"]["ok"]
     until(balancer.ready, "the new master", 20.0)
     assert len(children(balancer.process.pid)) >= 2
+
+
+def test_no_way_back_to_a_generation_whose_master_died_before_the_commit(
+    begin: Callable[..., Balancer], new: Version, port: int
+) -> None:
+    """It has nobody to take charge."""
+    balancer = begin()
+    new.set(lending="hold")
+    upgrade = Ordered(balancer, program=new)
+    upgrade.reached("lending")
+    master = balancer.status()["master"]["pid"]
+    os.kill(master, signal.SIGKILL)
+    until(lambda: gone(master), "the end of the master")
+    new.clear("lending")
+    assert upgrade.answer()["receipt"]["ok"]
+    until(balancer.ready, "the new master", 20.0)
+    assert order(balancer, "back")["type"] == "failed"
+    assert "its master died" in upgrade_state(balancer)["lost_because"]
+    assert serves(port)
 
 
 def test_back_although_the_master_hangs(begin: Callable[..., Balancer], old: Version, new: Version) -> None:

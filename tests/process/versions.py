@@ -131,7 +131,10 @@ Worker._lend, Worker._adopt, Worker._settle = _lend, _adopt, _settle
 """,
     "process/control.py": """
 from bascule.gates import gate
-_control_hold, _control_let_go = Control._hold, Control._let_go
+_control_hold, _control_let_go, _control_attach = Control._hold, Control._let_go, Control.attach
+def attach(self):
+    gate("attaching")
+    _control_attach(self)
 async def _hold(self):
     while gate("holding") == "wait":
         await asyncio.sleep(0.01)
@@ -139,7 +142,7 @@ async def _hold(self):
 def _let_go(self):
     gate("letting_go")
     _control_let_go(self)
-Control._hold, Control._let_go = _hold, _let_go
+Control._hold, Control._let_go, Control.attach = _hold, _let_go, attach
 """,
     "process/upgrade.py": """
 from bascule.gates import gate

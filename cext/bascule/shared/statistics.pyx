@@ -19,6 +19,9 @@ from bascule.shared.statistics_layout cimport (
 from bascule.shared.region import RegionError
 
 
+SLOTS_MAX = OBJECTS_MAX
+
+
 cdef enum:
     OCTAVE_BLOCKS_PER_OBJECT = 4  # the average of busy objects is five, and most objects are not busy in most workers
 

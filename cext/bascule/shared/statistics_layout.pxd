@@ -25,7 +25,7 @@ from bascule.shared.statistics cimport (
 cdef enum:
     STATISTICS_HEADER_SIZE = 4096
     WORKERS_MAX = 1024
-    OBJECTS_MAX = 1 << 22
+    OBJECTS_MAX = 1 << 23         # twice the 3,000,000 of a million frontends, each with a backend and a server
     GENERATION_RENEWING = 0xFFFFFFFF
     LOG_ADD = 1
     LOG_RELEASE = 2

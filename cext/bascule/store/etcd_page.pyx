@@ -93,6 +93,7 @@ cdef class Page:
     cdef readonly bint more
     cdef readonly bytes last_key  # b"" when there is no key
     cdef readonly int64_t count   # keys in this page
+    cdef readonly int64_t total   # keys in the range that was asked for
     cdef bytes data
 
     def __init__(self, bytes data not None):
@@ -112,6 +113,8 @@ cdef class Page:
                 self.count += 1
             elif field.number == 3:
                 self.more = field.value != 0
+            elif field.number == 4:
+                self.total = <int64_t>field.value
         if reader.damaged:
             raise ValueError("etcd's answer is damaged")
         if last != NULL:

@@ -4,7 +4,7 @@
          \\___________ at most LONGEST_S ___________/      a drain or a promotion: at once
 
 Events are kept by key, the last one counting, so what waits is never more than the store holds. Only whole revisions are
-taken: a `Batch` is one.
+taken: a `Batch` is one, or several.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Gather:
         if batch.events:
             if not self._batches:
                 self._since_s = now_s
-            self._batches += 1
+            self._batches += batch.revisions
             self._last_s = now_s
         elif not self._revision:
             self._since_s = self._last_s = now_s

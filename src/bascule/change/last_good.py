@@ -43,7 +43,7 @@ LONGEST_S: Final = 3.0
 RETRY_S: Final = (1.0, 60.0)
 """First and longest pause after a failure."""
 NEW_GENERATION_S: Final = 600.0
-JOURNAL_BYTES_MIN: Final = 1 << 20
+JOURNAL_BYTES_MIN: Final = 4 << 20
 """A journal larger than this and than half its base begins a new generation."""
 IMAGES_FROM: Final = 20_000
 """Entries from which on compiled images are worth their disk (130 bytes an entry): below, compiling takes less than 50 ms."""

@@ -1,6 +1,7 @@
 """A client of the admin API: HTTP with JSON over the Unix socket in the state directory, or over TCP with a token."""
 
 import http.client
+import ipaddress
 import os
 import socket
 import ssl
@@ -12,6 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
+PLAIN: Final = "BASCULE_ADMIN_PLAIN"
+"""Environment variable: the counterpart of the load balancer's --admin-plain."""
 START_PATIENCE_S: Final = 5.0
 """A load balancer serves before its admin socket is open: a command right behind `bascule run &` waits so long."""
 
@@ -159,7 +162,7 @@ class RemoteClient(Client):
     """An admin API on TCP."""
 
     def __init__(self, url: str, token: str, ca_file: str = "") -> None:
-        """AdminError when the URL makes no sense or the token would cross a network in the clear."""
+        """AdminError when the URL makes no sense, or the token would cross a network in the clear."""
         parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
         self.place = f"{parts.scheme}://{parts.netloc}"
         try:
@@ -169,6 +172,11 @@ class RemoteClient(Client):
         if parts.scheme not in ("http", "https") or not self._host or parts.path.strip("/"):
             raise AdminError(f"{url!r} is not the address of an admin API", "write --admin https://10.0.0.1:8181")
         self._tls = parts.scheme == "https"
+        if token and not self._tls and not _is_loopback(self._host) and os.environ.get(PLAIN) != "anywhere":
+            raise AdminError(
+                f"{self.place}: the token would cross the network in the clear",
+                f"write https://{parts.netloc}; or {PLAIN}=anywhere in the environment, where something else encrypts",
+            )
         self._token = token
         self._ca_file = ca_file
 
@@ -189,8 +197,32 @@ class RemoteClient(Client):
     def unreachable(self, error: OSError) -> AdminError:
         """See `Client`."""
         if isinstance(error, ssl.SSLCertVerificationError):
-            return AdminError(f"{self.place}: {error.verify_message}", "name who signed it with --ca-file FILE")
+            remedy = _REMEDIES.get(error.verify_code, "name who signed it with --ca-file FILE")
+            return AdminError(f"{self.place}: its certificate is refused: {error.verify_message}", remedy)
+        if isinstance(error, ssl.SSLError):
+            text = f"{self.place}: no TLS connection: {error.reason or error}"
+            return AdminError(text, "where the load balancer has no --admin-cert it speaks plain http://")
+        if isinstance(error, ConnectionResetError) and not self._tls:  # http.client.RemoteDisconnected too
+            text = f"{self.place}: the connection was closed without an answer"
+            return AdminError(text, "where the load balancer has an --admin-cert, write https://")
         return super().unreachable(error)
+
+
+_ENDED: Final = "have the load balancer's --admin-cert renewed, and see whether this machine's clock is right"
+_ANOTHER: Final = "ask by a name that is in the certificate, or have one issued with this name (subjectAltName)"
+_REMEDIES: Final = {9: _ENDED, 10: _ENDED, 62: _ANOTHER, 64: _ANOTHER}
+"""By OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID, _CERT_HAS_EXPIRED, _HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH; what is left is a
+signature of somebody unknown."""
+
+
+def _is_loopback(host: str) -> bool:
+    """Tell whether what is sent to a host stays on this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def refused(what: str, answer: Answer, document: dict[str, Any] | None) -> AdminError:

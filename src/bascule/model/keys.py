@@ -8,6 +8,7 @@ A backend's value has no `servers`, a frontend's no `middlewares`: they are obje
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from bascule.model import tree
@@ -23,6 +24,9 @@ CHILDREN: Final[dict[str, tuple[str, str]]] = {
     "frontends": ("middlewares", "middleware"),
 }
 SETTINGS: Final = "settings"
+REMEMBERED: Final = 1024
+REMEMBERED_BYTES: Final = 128
+"""Longer keys are taken apart again every time: who writes keys must not decide how much memory they take."""
 
 
 class ObjectKey(NamedTuple):
@@ -36,6 +40,11 @@ class ObjectKey(NamedTuple):
 
 def parse_key(key: str) -> ObjectKey | None:
     """Take a key apart; None when no object has such a key. Whether the ids are in order is validation's question."""
+    # A change asks four times for each of its keys.
+    return _remembered(key) if len(key) <= REMEMBERED_BYTES else _parse(key)
+
+
+def _parse(key: str) -> ObjectKey | None:
     parts = key.split("/")
     if key == SETTINGS:
         return ObjectKey(SETTINGS, SETTINGS)
@@ -46,6 +55,9 @@ def parse_key(key: str) -> ObjectKey | None:
     if len(parts) == 4 and parts[0] in CHILDREN and parts[2] == CHILDREN[parts[0]][0]:
         return ObjectKey(CHILDREN[parts[0]][1], parts[3], parts[1])
     return None
+
+
+_remembered: Final = lru_cache(REMEMBERED)(_parse)
 
 
 def format_key(kind: str, name: str, owner: str = "") -> str:

@@ -460,7 +460,11 @@ class Control:
             return None
         from bascule.process.live_boot import succeed
 
-        return succeed(self.master, loaded)
+        pipeline = succeed(self.master, loaded)
+        if pipeline.revision:  # else the settings are in the store alone
+            with contextlib.suppress(LinkClosedError):
+                self.tell_settings(pipeline.table.settings())
+        return pipeline
 
 
 def run_control_loop(master: Master, *, reload_wanted: bool) -> None:

@@ -48,9 +48,8 @@ def boot_live(master: Master, boot: Boot, loaded: Configuration) -> None:
     boot.make_regions(len((reading or first).entries), size_bytes(_limits_memory(loaded, reading or first)))
     pipeline = master.pipeline = Pipeline(master, store, loaded.store, loaded.settings, directory)
     _load(pipeline, first, reading, runner)
-    pipeline.settings = pipeline.table.settings()
-    master.tell_keeper({"type": "settings", **process_settings(pipeline.settings)})
-    while problems := boot.bind(_listeners(pipeline), pipeline.settings.slots):
+    master.tell_keeper({"type": "settings", **process_settings(pipeline.table.settings())})
+    while problems := boot.bind(_listeners(pipeline), pipeline.table.settings().slots):
         pipeline.without(problems)
     pipeline.names.load(pipeline.table.tree())
     master.addresses = runner.run(resolve_in_loop(pipeline.names.wanted()))

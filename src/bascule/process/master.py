@@ -245,7 +245,7 @@ class Boot:
             return
         from bascule.shared import limits, statistics, verdicts
 
-        slots = max(STATISTICS_SLOTS_MIN, 2 * objects)
+        slots = slots_for(objects)
         master.regions = [statistics.create(objects=slots), limits.create(limits_bytes), verdicts.create(slots)]
         master.directory = statistics.Directory(master.regions[0])
         master.tell_keeper({"type": "regions"}, master.regions)
@@ -279,6 +279,23 @@ class Boot:
             if message["type"] in kinds:
                 return message, descriptors
             self._note(message, descriptors)
+
+
+def slots_for(objects: int) -> int:
+    """Return how many slots the shared regions get for so many objects: twice as many, if that many are allowed.
+
+    ConfigError when not even the objects themselves fit.
+    """
+    from bascule.shared.statistics import SLOTS_MAX
+
+    if objects > SLOTS_MAX:
+        from bascule.model.problems import ConfigError, Problem
+
+        message = f"the configuration has {objects:,} objects; {SLOTS_MAX:,} is the most one load balancer keeps"
+        raise ConfigError(
+            [Problem(message=message, remedy="divide it, with a --prefix or file for each load balancer")]
+        )
+    return min(max(STATISTICS_SLOTS_MIN, 2 * objects), SLOTS_MAX)
 
 
 def report_warnings(log: Log, loaded: Configuration) -> None:

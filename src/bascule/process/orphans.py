@@ -3,7 +3,7 @@
 They serve on. The workers among them give back what the dead keeper had lent them, and become a generation of this keeper that is
 about to leave; when the new workers accept, they hand their connections over and end. A worker that does not answer keeps its
 slots, which are SO_REUSEPORT siblings of the new ones; it is told to end, and stops new handshakes, accepts what is
-queued, closes its slots, and drains. So is the old master.
+queued, closes its slots, and drains. The old master ends before anything else: what it writes to has one writer.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 1.0
 """How long an orphan may take to answer: it has noticed its keeper's death before this one was started."""
+MASTER_PATIENCE_S = 2.0
+"""How long a master may take to end by itself. One that is killed loses nothing that its successor needs."""
 _LOOK_S = 0.01
 
 
@@ -70,7 +72,8 @@ class Orphans:
         return {str(pid): self._started[pid] for pid in self.living()}
 
     def collect(self, directory: str) -> list[Orphan]:
-        """Return the workers that give back what they hold; they are nobody's orphans any more."""
+        """End the masters, and return the workers that give back what they hold; they are nobody's orphans any more."""
+        self._end_masters()
         deadline_s = time.monotonic() + PATIENCE_S
         found = []
         for pid in self.living():
@@ -81,12 +84,25 @@ class Orphans:
                 del self._started[pid]
         return found
 
+    def _end_masters(self) -> None:
+        """End the master, or two of them: they write to the statistics' directory and tell workers what is in force, as the
+        next one will. Requests do not need it."""
+        for number, patience_s in ((_signal.SIGTERM, MASTER_PATIENCE_S), (_signal.SIGKILL, PATIENCE_S)):
+            masters = [pid for pid in self.living() if not _is_worker(pid)]
+            self._tell(masters, number)
+            deadline_s = time.monotonic() + patience_s
+            while set(masters) & set(self.living()) and time.monotonic() < deadline_s:
+                time.sleep(_LOOK_S)
+
     def release(self) -> None:
         """Tell them to end. Their own drain deadline applies."""
-        for pid in self.living():
-            self._log.info("telling a process of the killed keeper to drain", orphan=pid)
+        self._tell(self.living(), _signal.SIGTERM)
+
+    def _tell(self, pids: Sequence[int], number: int) -> None:
+        for pid in pids:
+            self._log.info("telling a process of the killed keeper to end", orphan=pid, signal=number)
             try:
-                os.kill(pid, _signal.SIGTERM)
+                os.kill(pid, number)
             except OSError as error:
                 self._log.warning("it cannot be told", orphan=pid, error=error.strerror)
 

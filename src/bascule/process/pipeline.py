@@ -82,7 +82,6 @@ class Pipeline:
         self.names = ServerNames()
         self.compiling = compiling or Compiling(master.directory.slot, master.publisher)
         self.progress = Progress(master.publisher, self.metrics)
-        self.settings = settings
         self.following = Following(store, master.log, self._on_reading, self._on_batch, self._on_store)
         self._gather = Gather(
             self.table.ledger.value, duration_ms(table.coalesce) / 1000, duration_ms(table.coalesce_max) / 1000
@@ -243,7 +242,7 @@ class Pipeline:
         if frozen:  # it is the one it was again
             self.following.read_again()
             return
-        self.metrics.revisions += bool(batch.events)
+        self.metrics.revisions += batch.revisions if batch.events else 0
         self._gather.add(batch)
         self._heard.set()
 
@@ -293,11 +292,12 @@ class Pipeline:
         """Bind what is new, compile, close what is gone, publish. What can fail comes before what has an effect."""
         control = self._control
         assert control is not None
-        # A predecessor may have died between two of these steps.
-        listeners = changes.listeners or not self.compiling.ready
+        # A predecessor may have died between two of these steps, and its keeper with it.
+        succeeds = not self.compiling.ready
+        listeners = changes.listeners or succeeds
         if listeners:
             await self._bind(changes)
-        if changes.edits or not self.compiling.ready:
+        if changes.edits or succeeds:
             compiled, same = await self._compile(changes)
             if listeners:
                 control.unbind(self.wanted_listeners())
@@ -305,9 +305,8 @@ class Pipeline:
                 self._publish(compiled)
             self._release(changes)
         self._note(changes, since_s)
-        if changes.settings is not None:
-            self.settings = changes.settings
-            control.tell_settings(changes.settings)
+        if changes.settings is not None or succeeds:
+            control.tell_settings(self.table.settings())
         if listeners:
             control.lend_when_applied()
 
@@ -358,7 +357,7 @@ class Pipeline:
         """Open new listeners; those that cannot be opened are quarantined, and the others go on."""
         control = self._control
         assert control is not None
-        while problems := await control.bind(self.wanted_listeners(), self.settings.slots):
+        while problems := await control.bind(self.wanted_listeners(), self.table.settings().slots):
             self._unbound.refuse(problems, changes)
 
     def wanted_listeners(self) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ import sys
 
 from bascule.process import link as links
 from bascule.process import spawn
-from bascule.process.link import Link
+from bascule.process.link import Link, LinkClosedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,5 +125,8 @@ def main(words: Sequence[str]) -> int:
     except Exception as error:
         link.send({"type": "unusable", "reason": f"{type(error).__name__}: {error}"[:2000]})
         return 1
-    link.send(current(words[1:]).as_message())
+    try:
+        link.send(current(words[1:]).as_message())
+    except LinkClosedError:
+        return 1  # the keeper was killed meanwhile; who asks has been told by that
     return 0

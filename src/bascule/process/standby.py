@@ -44,11 +44,11 @@ def stand_by(master: Master, boot: Boot) -> None:
 
 def _adopt_regions(master: Master, loaded: Configuration) -> list[str]:
     """Open every region, replace those that cannot be, and return the names of these."""
-    from bascule.process.master import STATISTICS_SLOTS_MIN
+    from bascule.process.master import slots_for
     from bascule.shared import limits, statistics, verdicts
     from bascule.shared.region import RegionError
 
-    slots = max(STATISTICS_SLOTS_MIN, 2 * loaded.object_count())
+    slots = slots_for(loaded.object_count())
     kinds: list[tuple[str, Callable[[int], object], Callable[[], int]]] = [
         ("statistics", statistics.Reader, lambda: statistics.create(objects=slots)),
         ("limits", limits.inspect, lambda: limits.create(loaded.limits_bytes())),

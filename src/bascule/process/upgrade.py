@@ -334,7 +334,7 @@ class Upgrade:
             self._log.info("a change in the middle of an upgrade is left to the new master", what=message["type"])
         self._deferred = []
         if not old.master_pid:
-            self._promote()
+            self._resting_lost(old, "its master died before the new generation served")
 
     def _from_old(self, message: dict[str, Any], descriptors: list[int]) -> None:
         links.close_all(descriptors)

@@ -84,7 +84,6 @@ class WarmStart:
             pipeline.compiling.identity = good.identity
             pipeline.progress.note(good.revision, 0.0)
             pipeline.guard.last_good.images_fit(self._behind)
-        pipeline.settings = pipeline.table.settings()
         pipeline.names.load(pipeline.table.tree())
         served = {kind: pipeline.table.count(kind) for kind in self._counts}
         if served != self._counts:

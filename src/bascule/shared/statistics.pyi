@@ -11,6 +11,8 @@ from bascule.shared.statistics_reader import Reader as Reader
 from bascule.shared.statistics_reader import SegmentTotals as SegmentTotals
 from bascule.shared.statistics_reader import Traffic as Traffic
 
+SLOTS_MAX: int
+"""Slots that a region may have."""
 STATUS_CODES: tuple[int, ...]
 """The codes counted singly, by index in a block; 1 to 5 stand for other codes of that class, 0 for no HTTP code."""
 

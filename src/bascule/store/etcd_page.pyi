@@ -16,6 +16,8 @@ class Page:
     """Empty when there is no key."""
     count: int
     """Keys in this page."""
+    total: int
+    """Keys in the whole range that was asked for, as etcd counts them for every page of it."""
 
     def __init__(self, data: bytes) -> None:
         """ValueError when the bytes are no such message."""

@@ -53,11 +53,15 @@ class Event(msgspec.Struct, frozen=True, gc=False):
 
 
 class Batch(msgspec.Struct, frozen=True, gc=False):
-    """One whole revision. Without events it only says that the watch is alive and complete up to `revision`."""
+    """One whole revision. Without events it only says that the watch is alive and complete up to `revision`.
+
+    Where revisions follow each other closely a store may give several at once: the events of all of them, in order.
+    """
 
     identity: str
     revision: int
     events: tuple[Event, ...] = ()
+    revisions: int = 1
 
 
 class Compare(msgspec.Struct, frozen=True, gc=False):

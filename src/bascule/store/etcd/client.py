@@ -157,20 +157,28 @@ class EtcdClient:
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def call(
-        self, service: str, method: str, request: Any, *, timeout_s: float = 0.0, repeat: bool = True
+        self,
+        service: str,
+        method: str,
+        request: Any,
+        *,
+        timeout_s: float = 0.0,
+        attempt_s: float = 0.0,
+        repeat: bool = True,
     ) -> Any:
         """Call a method until one endpoint answers; a StoreError when none does in time or the answer is no.
 
         With `repeat` false it is tried once, because carrying it out twice is not the same as once. Also then an ended
-        token is renewed, because a call refused for its token has done nothing.
+        token is renewed, because a call refused for its token has done nothing. `attempt_s` is for one endpoint's answer.
         """
+        attempt_s = attempt_s or self.attempt_s
         loop = asyncio.get_running_loop()
-        end = loop.time() + (timeout_s or self.timeout_s)
+        end = loop.time() + max(timeout_s or self.timeout_s, attempt_s)
         renewed = False
         tries = 0
         while True:
             try:
-                return await self._try(service, method, request, min(self.attempt_s, max(end - loop.time(), 0.1)))
+                return await self._try(service, method, request, min(attempt_s, max(end - loop.time(), 0.1)))
             except TokenError:
                 if renewed or not self.options.username:
                     raise store_error("INVALID_ARGUMENT", "authentication failed", str(self.endpoints[0])) from None

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from bascule.store.etcd.client import END, EtcdClient, Link, pause_s, rpc
 from bascule.store.etcd.errors import TokenError, TooLargeError, store_error
+from bascule.store.etcd.pace import PAUSE_S, Pace
+from bascule.store.etcd.pages import Part, next_part
 from bascule.store.etcd_page import Page
 from bascule.store.interface import (
     Batch,
@@ -36,13 +38,13 @@ CREATE_S: Final = 5.0
 ALIVE_S: Final = 5.0
 """A batch without events is given at least this often."""
 READS_MAX: Final = 5
+ATTEMPT_MAX_S: Final = 60.0
 
 
 class _PageTooLargeError(Exception):
     """A page has to be asked for again, smaller."""
 
-    def __init__(self, start: bytes, limit: int) -> None:
-        self.start = start
+    def __init__(self, limit: int) -> None:
         self.limit = limit
 
 
@@ -68,6 +70,8 @@ class RangeReader:
         self._name_of = name_of
         self._identity = ""
         """Of the cluster that was read last; with another one, no watch goes on."""
+        self._attempt_s = client.attempt_s
+        """For one page: longer after each that did not come, so that a list that takes etcd long is read in the end."""
         self._failures = 0
         """Watches in a row that broke before they were set up: what the pause before the next one grows with."""
 
@@ -87,14 +91,15 @@ class RangeReader:
     async def _read(self, at: int) -> Reading:
         entries: dict[str, Entry] = {}
         limit, identity, revision = PAGE_KEYS, "", at
-        asked: asyncio.Future[Page] = asyncio.ensure_future(self._page(self._start, limit, revision))
+        part = Part(self._start, self._end, 0)
+        asked: asyncio.Future[Page] = asyncio.ensure_future(self._page(part, limit, revision))
         try:
             while True:
                 try:
                     page = await asked
                 except _PageTooLargeError as error:
                     limit = error.limit
-                    asked = asyncio.ensure_future(self._page(error.start, limit, revision))
+                    asked = asyncio.ensure_future(self._page(part, limit, revision))
                     continue
                 if identity and identity != f"{page.cluster_id:016x}":
                     raise UnavailableError("another cluster answered in the middle of a list", "check the endpoints")
@@ -102,22 +107,31 @@ class RangeReader:
                 revision = revision or page.revision
                 if page.more:
                     limit = next_limit(limit, len(page) // max(page.count, 1))
-                    asked = asyncio.ensure_future(self._page(page.last_key + b"\0", limit, revision))
+                following = next_part(
+                    part, last_key=page.last_key, more=page.more, total=page.total, limit=limit, end=self._end
+                )
+                if following is not None:
+                    part = following
+                    asked = asyncio.ensure_future(self._page(part, limit, revision))
                 await self._take(page, entries)
-                if not page.more:
+                if following is None:
                     self._identity = identity
+                    self._attempt_s = self._client.attempt_s
                     return Reading(identity, revision, entries)
         finally:
             asked.cancel()
 
-    async def _page(self, start: bytes, limit: int, revision: int) -> Page:
-        request = rpc.RangeRequest(key=start, range_end=self._end, limit=limit, revision=revision)
+    async def _page(self, part: Part, limit: int, revision: int) -> Page:
+        request = rpc.RangeRequest(key=part.start, range_end=part.end, limit=limit, revision=revision)
         try:
-            page: Page = await self._client.call("Pages", "Range", request)
+            page: Page = await self._client.call("Pages", "Range", request, attempt_s=self._attempt_s)
         except TooLargeError:
             if limit == 1:
                 raise
-            raise _PageTooLargeError(start, max(1, limit // 4)) from None
+            raise _PageTooLargeError(max(1, limit // 4)) from None
+        except UnavailableError:
+            self._attempt_s = min(self._attempt_s * 2, ATTEMPT_MAX_S)
+            raise
         return page
 
     async def _take(self, page: Page, entries: dict[str, Entry]) -> None:
@@ -162,11 +176,20 @@ class RangeReader:
         metadata = await self._client.metadata()
         self._client.calls["Watch"] = self._client.calls.get("Watch", 0) + 1
         call = link.services["Watch"].Watch(metadata=metadata)
+        await self._write(link, call, self._creation(after))
+        return call
+
+    def _creation(self, after: int) -> Any:
+        """Return the request for what comes after a revision."""
         request = rpc.WatchCreateRequest(
             key=self._start, range_end=self._end, start_revision=after + 1, progress_notify=True, prev_kv=True
         )
+        return rpc.WatchRequest(create_request=request)
+
+    async def _write(self, link: Link, call: Any, request: Any) -> None:
+        """Send a request on a watch's stream."""
         try:
-            await asyncio.wait_for(call.write(rpc.WatchRequest(create_request=request)), CREATE_S)
+            await asyncio.wait_for(call.write(request), CREATE_S)
         except TimeoutError:
             call.cancel()
             self._client.leave(link)
@@ -175,7 +198,18 @@ class RangeReader:
             ) from None
         except Exception as error:
             raise await self._broken(link, call, error) from None
-        return call
+
+    async def _leave(self, link: Link, stream: _Stream) -> None:
+        """Have the watch cancelled, to begin it anew a moment after that is done: see `pace`."""
+        stream.leaving = True
+        cancel = rpc.WatchRequest(cancel_request=rpc.WatchCancelRequest(watch_id=stream.watch_id))
+        await self._write(link, stream.call, cancel)
+
+    async def _come_back(self, link: Link, stream: _Stream) -> None:
+        """Begin the watch anew where it has come to; all that the one before had to tell is here."""
+        await asyncio.sleep(PAUSE_S)
+        stream.leaving = False
+        await self._write(link, stream.call, self._creation(stream.complete))
 
     async def _follow(self, link: Link, stream: _Stream) -> AsyncIterator[Batch]:
         loop = asyncio.get_running_loop()
@@ -192,9 +226,13 @@ class RangeReader:
             except Exception as error:
                 raise await self._broken(link, stream.call, error) from None
             if response.canceled:
+                if stream.leaving and not response.compact_revision and not response.cancel_reason:
+                    await self._come_back(link, stream)
+                    continue
                 await self._cancelled(response, link)
             if response.created:
                 self._failures = 0
+                stream.watch_id = response.watch_id
                 header = await self._went_back(response.header, stream.complete)
                 if header is not None:
                     yield Batch(identity_of(header), header.revision)
@@ -204,7 +242,10 @@ class RangeReader:
                 stream.complete = batch.revision
                 given_s = loop.time()
                 yield batch
-            if not batches and (response.created or loop.time() - given_s >= ALIVE_S):
+            if response.events:
+                if not stream.leaving and stream.pace.leave(sum(batch.revisions for batch in batches), loop.time()):
+                    await self._leave(link, stream)
+            elif not batches and (stream.begins(response) or loop.time() - given_s >= ALIVE_S):
                 given_s = loop.time()
                 yield Batch(identity_of(response.header), stream.complete)
 
@@ -263,6 +304,9 @@ class RangeReader:
             if revision > stream.complete:
                 batches.append(Batch(identity_of(header), revision, await self._events(events[first:index])))
             first = index
+        if stream.pace.heaps and len(batches) > 1:
+            together = tuple(event for batch in batches for event in batch.events)
+            return (Batch(batches[-1].identity, batches[-1].revision, together, len(batches)),)
         return batches
 
     async def _events(self, events: Sequence[Any]) -> tuple[Event, ...]:
@@ -276,11 +320,12 @@ class RangeReader:
         ended: dict[int, bool] = {0: False}
         found = []
         for event in events:
-            name = self._name_of(event.kv.key)
+            kv = event.kv
+            name = self._name_of(kv.key)
             if name is None:
                 continue
             if event.type == 0:
-                found.append(Event(name, entry_of(name, event.kv)))
+                found.append(Event(name, entry_of(name, kv)))
                 continue
             lease = event.prev_kv.lease
             if not asked and lease not in ended:
@@ -302,9 +347,16 @@ class _Stream:
         """Every revision up to this one has been given: where a watch goes on. Never the header's revision of a `created`
         or of an answer with events, which may be ahead of what has come."""
         self.watch_id = 0
-        """What a stream's first watch is called."""
+        """Of the newest watch; a stream's first one is called 0."""
+        self.leaving = False
+        """Whether the watch is to be cancelled by our word, and etcd has not said yet that it is."""
+        self.pace = Pace()
         self._reading: asyncio.Future[Any] | None = None
         self._asking: asyncio.Future[Any] | None = None
+
+    def begins(self, response: Any) -> bool:
+        """Tell whether this is the answer to the first creation."""
+        return bool(response.created) and response.watch_id == 0
 
     async def next(self) -> Any:
         """Return the next response; TimeoutError when none comes though we asked for one.

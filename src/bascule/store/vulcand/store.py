@@ -97,7 +97,7 @@ class VulcandStore:
             async for batch in self._chosen.reader.watch(after):
                 events = state.apply(batch.revision, batch.events) if batch.events else ()
                 state.revision = max(state.revision, batch.revision)
-                yield Batch(batch.identity, batch.revision, events)
+                yield Batch(batch.identity, batch.revision, events, batch.revisions)
                 if not batch.events and not state.size:
                     await self._look_elsewhere()
         finally:
