@@ -1,6 +1,10 @@
 """What a worker gives up when its memory budget is used up, in which order, and what it never gives up."""
 
+import contextlib
+import os
+import resource
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -125,3 +129,62 @@ def test_a_budget_that_is_not_used_up_costs_nobody_anything(harness: Harness) ->
             ask(h, client, server)
         assert h.engine.state()["clients"] == 20
         assert shed(h) == {}
+
+
+@contextlib.contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    """Nothing more can be opened in this process, but in the place of what is closed meanwhile."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fillers: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(int(name) for name in os.listdir("/proc/self/fd")) + 1, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                fillers.append(os.dup(0))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for filler in fillers:
+            os.close(filler)
+
+
+def test_without_descriptors_an_idle_client_makes_room_for_a_server(harness: Harness) -> None:
+    with harness as h:
+        idle, active = h.connect(), h.connect()
+        server = ask(h, idle)
+        ask(h, active, server)
+        server.close()  # type: ignore[attr-defined]
+        h.until(lambda: h.engine.state()["servers"] == 0, "no pooled connection")
+        with no_descriptors_left():
+            active.sendall(GET)
+            h.turn(3)
+        server = h.accept()
+        h.head(server)
+        server.sendall(OK)
+        assert h.head(active).endswith(b"ok")
+        assert _ended(h, idle)
+        assert shed(h) == {"shed_client": 1}
+
+
+def test_without_descriptors_an_idle_client_makes_room_for_a_new_one(harness: Harness) -> None:
+    with harness as h:
+        idle = h.connect()
+        ask(h, idle)
+        late = h.connect()
+        with no_descriptors_left():
+            h.turn(3)
+        h.until(lambda: _ended(h, idle), "the idle client's end")
+        assert h.engine.state()["clients"] == 1
+        assert (shed(h), h.engine.state()["accept_failures"]) == ({"shed_client": 1}, 0)
+        ask(h, late, None if h.engine.state()["servers"] == 0 else h.sockets[1])
+
+
+def test_without_descriptors_or_idle_connections_it_is_not_the_server_that_is_blamed(harness: Harness) -> None:
+    with harness as h:
+        client = h.connect()
+        h.until(lambda: h.engine.state()["clients"] == 1, "accepted")
+        with no_descriptors_left():
+            client.sendall(GET)
+            h.turn(3)
+        assert h.head(client).startswith(b"HTTP/1.1 503")
+        assert h.totals("server", "app/a1").errors == h.totals("listener", "web").errors == {"overload": 1}

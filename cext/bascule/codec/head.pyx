@@ -17,6 +17,7 @@ from bascule.codec.scan cimport scan_request, scan_response
 from bascule.codec.token cimport same_token
 from bascule.engine.system cimport BASCULE_DEBUG, debug_assert, likely, unlikely
 from bascule.engine.types cimport (
+    HEADER_ALIAS,
     HEADER_CONNECTION,
     HEADER_CONTENT_LENGTH,
     HEADER_EXPECT,
@@ -223,6 +224,18 @@ cdef bint list_has_token(const char* list, uint32_t length, const char* lower, u
     return False
 
 
+cdef inline uint8_t hyphenated(const char* name, uint32_t length, const char* lower, uint8_t id) noexcept nogil:
+    """`id` for a name that is `lower`; HEADER_ALIAS when underscores stand in it for hyphens."""
+    cdef uint32_t i
+    cdef bint alias = False
+    for i in range(length):
+        if (name[i] | 0x20) != lower[i]:
+            if name[i] != c"_" or lower[i] != c"-":
+                return HEADER_OTHER
+            alias = True
+    return HEADER_ALIAS if alias else id
+
+
 cdef inline uint8_t header_id(const char* name, uint16_t length) noexcept nogil:
     # One chain of elif, which becomes a jump table: most names are told apart by their length and first letter.
     if length == 2:
@@ -247,19 +260,19 @@ cdef inline uint8_t header_id(const char* name, uint16_t length) noexcept nogil:
             return HEADER_CONNECTION
         return HEADER_KEEP_ALIVE if same_token(name, 10, b"keep-alive", 10) else HEADER_OTHER
     elif length == 12:
-        return HEADER_X_REQUEST_ID if same_token(name, 12, b"x-request-id", 12) else HEADER_OTHER
+        return hyphenated(name, 12, b"x-request-id", HEADER_X_REQUEST_ID)
     elif length == 14:
-        return HEADER_CONTENT_LENGTH if same_token(name, 14, b"content-length", 14) else HEADER_OTHER
+        return hyphenated(name, 14, b"content-length", HEADER_CONTENT_LENGTH)
     elif length == 15:
-        return HEADER_X_FORWARDED_FOR if same_token(name, 15, b"x-forwarded-for", 15) else HEADER_OTHER
+        return hyphenated(name, 15, b"x-forwarded-for", HEADER_X_FORWARDED_FOR)
     elif length == 16:
-        if same_token(name, 16, b"x-forwarded-host", 16):
-            return HEADER_X_FORWARDED_HOST
-        return HEADER_PROXY_CONNECTION if same_token(name, 16, b"proxy-connection", 16) else HEADER_OTHER
+        if same_token(name, 16, b"proxy-connection", 16):
+            return HEADER_PROXY_CONNECTION
+        return hyphenated(name, 16, b"x-forwarded-host", HEADER_X_FORWARDED_HOST)
     elif length == 17:
-        if same_token(name, 17, b"transfer-encoding", 17):
-            return HEADER_TRANSFER_ENCODING
-        return HEADER_X_FORWARDED_PROTO if same_token(name, 17, b"x-forwarded-proto", 17) else HEADER_OTHER
+        if (name[0] | 0x20) == c"t":
+            return hyphenated(name, 17, b"transfer-encoding", HEADER_TRANSFER_ENCODING)
+        return hyphenated(name, 17, b"x-forwarded-proto", HEADER_X_FORWARDED_PROTO)
     elif length == 18:
         return HEADER_PROXY_AUTHENTICATE if same_token(name, 18, b"proxy-authenticate", 18) else HEADER_OTHER
     return HEADER_OTHER
@@ -374,7 +387,7 @@ cdef void head_semantics(Head* head, bint http_10, bint response, Semantics* s) 
             s.te_trailers = s.te_trailers or list_has_token(value, header.value_length, b"trailers", 8)
         elif header.id == HEADER_EXPECT:
             s.expect = <int>i
-        elif header.id == HEADER_KEEP_ALIVE or header.id == HEADER_PROXY_CONNECTION:
+        elif header.id == HEADER_KEEP_ALIVE or header.id == HEADER_PROXY_CONNECTION or header.id == HEADER_ALIAS:
             header.dropped = 1
         elif header.id == HEADER_PROXY_AUTHENTICATE:
             header.dropped = not response

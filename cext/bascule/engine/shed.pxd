@@ -6,7 +6,8 @@
     7/8 <= used         and a new request is answered 503, with Connection: close
     the budget          no further buffer is given out: what is in flight has had the last eighth to itself
 
-Exchanges in flight are never ended to make room. "Used" is what the objects of now would fill, with CONNECTION_BYTES for each
+Descriptors that run out are treated alike: a connection that cannot be accepted, or opened to a server, takes the place of the idle one
+whose turn it is. Exchanges in flight are never ended to make room. "Used" is what the objects of now would fill, with CONNECTION_BYTES for each
 connection; memory that was needed once stays with the worker for the next time, so the budget bounds its size too.
 
 Owner: the engine. Writer: its one thread.
@@ -24,4 +25,5 @@ cdef enum:
 cdef void shed_budget(Engine* engine, uint64_t bytes) noexcept nogil  # sets it; may be called at any time
 cdef void shed_idle(Engine* engine) noexcept nogil                    # once a turn, when shed_used says so
 cdef bint shed_refuses(Engine* engine) noexcept nogil                 # whether a new request is to be answered 503; counts it
+cdef bint shed_descriptor(Engine* engine) noexcept nogil              # descriptors have run out: ends one idle connection if there is one
 cdef uint64_t shed_used(const Engine* engine) noexcept nogil

@@ -1,6 +1,6 @@
 """See shed.pxd. The wheel knows who has been idle longest: of connections with one timeout, who is due next."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from bascule.engine.connection cimport conn_close
 from bascule.engine.memory cimport Buf
@@ -10,6 +10,7 @@ from bascule.engine.types cimport (
     CLIENT_IDLE,
     READY_READ,
     SERVER_POOLED,
+    SOURCE_CLIENT,
     SOURCE_SERVER,
     Conn,
     Exchange,
@@ -97,3 +98,37 @@ cdef void shed_idle(Engine* engine) noexcept nogil:
         engine.shed.walked += 1
     if shed_used(engine) < engine.shed.begin:
         engine.shed.walked = 0
+
+
+cdef Conn* longest_idle(Engine* engine, uint64_t tick, uint8_t kind) noexcept nogil:
+    """The first idle connection of a slot of the wheel that is due at its time, NULL if it has none."""
+    cdef Timer* head = &engine.wheel.heads[tick & (WHEEL_SLOTS - 1)]
+    cdef Timer* timer = head.next
+    cdef Timer* last = head.previous
+    cdef Timer* next_
+    cdef Conn* conn
+    while timer != head:
+        next_ = timer.next if timer != last else head
+        if timer.hung < timer.deadline and timer.deadline != TIMER_IDLE:
+            wheel_hang(&engine.wheel, timer)  # as in shed_slot
+        elif timer.kind == TIMER_CONNECTION and timer.deadline != TIMER_IDLE:
+            conn = conn_of(timer)
+            if conn.kind == kind and is_idle(engine, conn):
+                return conn
+        timer = next_
+    return NULL
+
+
+cdef bint shed_descriptor(Engine* engine) noexcept nogil:
+    cdef uint8_t kind = SOURCE_CLIENT
+    cdef uint64_t i
+    cdef Conn* conn
+    for i in range(2 * WHEEL_SLOTS):
+        if i == WHEEL_SLOTS:
+            kind = SOURCE_SERVER
+        conn = longest_idle(engine, engine.wheel.now + 1 + i, kind)
+        if conn != NULL:
+            statistics_event(&engine.statistics, EVENT_SHED_CLIENT if kind == SOURCE_CLIENT else EVENT_SHED_SERVER, 1)
+            conn_close(engine, conn, False)
+            return True
+    return False

@@ -210,6 +210,7 @@ cdef enum HeaderId:
     HEADER_VIA
     HEADER_PROXY_AUTHENTICATE
     HEADER_TRAILER
+    HEADER_ALIAS                  # "X_Forwarded_For": what CGI and its heirs read as a header that we write or check
 
 cdef struct Header:
     uint32_t name                 # offsets from Head.base
@@ -235,7 +236,7 @@ cdef enum ExchangeFlag:
     X_CLIENT_10 = 2               # the client speaks HTTP/1.0
     X_KEEP_CLIENT = 4             # the client connection may carry another exchange
     X_KEEP_SERVER = 8             # the server connection may be pooled
-    X_EXPECT = 16                 # the client waits for 100 Continue
+    X_EXPECT = 16                 # the client waits for 100 Continue; until it was sent
     X_UPGRADE = 32                # the request asks for a protocol change
     X_IDEMPOTENT = 64
     X_REPLAY = 128                # everything sent so far is still held in request_head and the client's input
@@ -273,6 +274,7 @@ cdef struct Exchange:
     uint64_t bytes_in
     uint64_t bytes_out
     uint64_t body_bytes_max       # of the request body; 0 = no limit
+    uint64_t body_since_us        # its rate counts from here: the head is sent, less what the client waited for the server
     uint32_t flags                # ExchangeFlag
     uint16_t status               # sent to the client, 499 when it went away
     uint8_t method                # llhttp's number

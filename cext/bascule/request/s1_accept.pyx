@@ -10,6 +10,7 @@ from libc.stdlib cimport calloc
 
 from bascule.engine.connection cimport conn_close, conn_open, conn_timeout
 from bascule.engine.listeners cimport slot_poll
+from bascule.engine.shed cimport shed_descriptor
 from bascule.engine.system cimport (
     AF_INET,
     AF_INET6,
@@ -127,6 +128,8 @@ cdef void accept_ready(Engine* engine, Slot* slot) noexcept nogil:
     cdef int fd = accept4(slot.fd, <sockaddr*>&peer, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
     if fd < 0:
         # accept(2): errors of the connection, not of the socket, are to be treated like EAGAIN.
+        if (errno == EMFILE or errno == ENFILE) and shed_descriptor(engine):
+            return  # the slot is level-triggered: it is reported again at once
         if errno == EMFILE or errno == ENFILE or errno == ENOBUFS or errno == ENOMEM or errno == EINVAL or errno == EBADF:
             pause(engine, slot)
         return

@@ -22,7 +22,7 @@ from bascule.codec.llhttp cimport (
     METHOD_PUT,
     METHOD_TRACE,
 )
-from bascule.codec.token cimport same_token
+from bascule.codec.token cimport same_authority, same_token
 from bascule.engine.connection cimport (
     READ_AGAIN,
     buf_free,
@@ -138,10 +138,19 @@ cdef const char* split_target(Engine* engine, Exchange* x, RequestView* view, co
             i += 1
         if i == 7:
             return b"the request target has no host"
-        if view.authority.length != i - 7 or not equal_fold(view.authority.data, target + 7, i - 7):
+        if view.authority.length == 0 and view.http_10:
+            view.authority.data = target + 7  # HTTP/1.0 knows no Host header
+            view.authority.length = i - 7
+            if not take_authority(view):
+                return b"the request target has no valid host"
+        elif not same_authority(view.authority.data, view.authority.length, target + 7, i - 7):
             return b"the Host header and the request target name different hosts"
         target += i
         length -= i
+        if length == 0 and x.method == METHOD_OPTIONS:  # RFC 9112 section 3.2.4
+            view.path.data = b"*"
+            view.path.length = 1
+            return NULL
     for i in range(length):
         if target[i] == c"?":
             view.has_query = True
@@ -162,17 +171,6 @@ cdef const char* split_target(Engine* engine, Exchange* x, RequestView* view, co
     view.path.data = engine.compose if result == PATH_REWRITTEN else target
     view.path.length = canonical_length if result == PATH_REWRITTEN else length
     return NULL
-
-
-cdef bint equal_fold(const char* a, const char* b, uint32_t length) noexcept nogil:
-    cdef uint32_t i
-    cdef uint8_t p, q
-    for i in range(length):
-        p = <uint8_t>a[i]
-        q = <uint8_t>b[i]
-        if p != q and ((p | 0x20) != (q | 0x20) or (p | 0x20) < c"a" or (p | 0x20) > c"z"):
-            return False
-    return True
 
 
 # ---- who the client is -----------------------------------------------------------------------------------------------------
@@ -344,7 +342,9 @@ cdef bint check_request(Engine* engine, Exchange* x, RequestView* view) noexcept
     view.route_path = view.path
     if view.path.length == 1 and view.path.data[0] == c"*":
         view.route_path.data = b"/"
-    if view.semantics.expect >= 0:
+    if unlikely(view.semantics.expect >= 0 and view.http_10):
+        x.head.headers[view.semantics.expect].dropped = 1  # HTTP/1.0 knows no expectations (RFC 9110 section 10.1.1)
+    elif view.semantics.expect >= 0:
         host = &x.head.headers[view.semantics.expect]
         if not same_token(x.head.base + host.value, host.value_length, b"100-continue", 12):
             return refuse(engine, x, 417, ERROR_BAD_REQUEST, b"the only expectation known is 100-continue")

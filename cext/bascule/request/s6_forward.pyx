@@ -1,10 +1,11 @@
 """See s6_forward.pxd."""
 
-from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, errno
+from libc.errno cimport EAGAIN, EINPROGRESS, EINTR, EMFILE, ENFILE, errno
 from libc.stdint cimport uint8_t, uint32_t
 
 from bascule.engine.connection cimport conn_close, conn_open, conn_set_state, conn_timeout, run_later
 from bascule.engine.memory cimport Buf
+from bascule.engine.shed cimport shed_descriptor
 from bascule.engine.system cimport (
     AF_INET,
     AF_INET6,
@@ -116,6 +117,8 @@ cdef Conn* dial(Engine* engine, Exchange* x, ServerRuntime* runtime, const Serve
     cdef int fd, result
     cdef Conn* server
     fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    if unlikely(fd < 0) and (errno == EMFILE or errno == ENFILE) and shed_descriptor(engine):
+        fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     if unlikely(fd < 0):
         return NULL
     if family == AF_INET or family == AF_INET6:
@@ -165,6 +168,9 @@ cdef void attempt(Engine* engine, Exchange* x, const ServerRecord* avoid, bint f
             server = dial(engine, x, runtime, record, address)
         if likely(server != NULL):
             break
+        if errno == EMFILE or errno == ENFILE:  # ours, not the server's fault; another server needs one as well
+            exchange_fail(engine, x, 503, ERROR_OVERLOAD, b"out of descriptors")
+            return
         if x.attempts >= ATTEMPTS_MAX:
             exchange_fail(engine, x, 502, ERROR_CONNECT_FAILED, b"no server of this backend accepts connections")
             return
@@ -239,6 +245,7 @@ cdef void send_head(Engine* engine, Exchange* x) noexcept nogil:
     if x.request.state == DIRECTION_DONE:
         conn_timeout(engine, server, x.backend.response_timeout_ms)
         return
+    x.body_since_us = engine.now_us
     relay_request(engine, x)
 
 

@@ -58,6 +58,7 @@ from bascule.engine.types cimport (
     Head,
     Header,
     head_unsent,
+    output_empty,
 )
 from bascule.request.exchange cimport client_leaves, exchange_fail, exchange_gone, forget_replay
 from bascule.request.rewrite cimport put_kept, put_number, put_text
@@ -161,6 +162,15 @@ cdef bint decide_framing(Engine* engine, Exchange* x, Semantics* s, bint server_
     return True
 
 
+cdef void continued(Engine* engine, Exchange* x) noexcept nogil:
+    """100 Continue: from here on it is the client that is waited for."""
+    x.flags &= ~X_EXPECT
+    if x.request.state == DIRECTION_BODY and output_empty(&x.request.out):
+        x.body_since_us = engine.now_us
+        conn_timeout(engine, x.server, 0)
+        conn_timeout(engine, x.client, x.client.listener.record.body_timeout_ms)
+
+
 cdef int informational(Engine* engine, Exchange* x) noexcept nogil:
     """1xx other than 101: passed on to clients that can take it. 0, or RELAY_ENDED."""
     cdef iovec part
@@ -172,6 +182,8 @@ cdef int informational(Engine* engine, Exchange* x) noexcept nogil:
         return RELAY_ENDED
     if x.flags & X_CLIENT_10 or (x.response.parser.status_code == 100 and not x.flags & X_EXPECT):
         return 0
+    if x.response.parser.status_code == 100:
+        continued(engine, x)
     at = put_status_line(engine, x, engine.compose)
     at = put_kept(engine.compose, at, &x.head)
     at = put_text(engine.compose, at, b"\r\n", 2)

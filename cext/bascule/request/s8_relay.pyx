@@ -36,6 +36,7 @@ from bascule.engine.types cimport (
     READY_ERROR,
     READY_READ,
     SCRATCH_BYTES,
+    X_EXPECT,
     X_KEEP_CLIENT,
     X_KEEP_SERVER,
     ListenerRuntime,
@@ -318,10 +319,27 @@ cdef int request_bytes(Engine* engine, Exchange* x, char* data, uint32_t length,
 cdef bint too_slow(Engine* engine, Exchange* x) noexcept nogil:
     """Below the listener's minimum rate, averaged since the head and after a grace of one body timeout (slowloris)."""
     cdef ListenerRuntime* listener = x.client.listener
-    cdef uint64_t elapsed_us = engine.now_us - x.started_us
+    cdef uint64_t elapsed_us = engine.now_us - x.body_since_us
     if listener.record.body_rate_min == 0 or elapsed_us < <uint64_t>listener.record.body_timeout_ms * 1000:
         return False
     return x.request.bytes * 1000000 < elapsed_us * listener.record.body_rate_min
+
+
+cdef void forgive(Engine* engine, Exchange* x) noexcept nogil:
+    """The client could not send while the server did not read: for the rate, as if it had been ahead by one body timeout until now."""
+    cdef ListenerRuntime* listener = x.client.listener
+    cdef uint64_t grace_us = <uint64_t>listener.record.body_timeout_ms * 1000
+    cdef uint64_t due_us
+    if listener.record.body_rate_min == 0:
+        return
+    due_us = x.request.bytes * 1000000 // listener.record.body_rate_min
+    due_us = due_us - grace_us if due_us > grace_us else 0
+    if engine.now_us - x.body_since_us > due_us:
+        x.body_since_us = engine.now_us - due_us
+
+
+cdef inline bint continue_awaited(const Exchange* x) noexcept nogil:
+    return (x.flags & X_EXPECT) != 0 and x.request.bytes == 0 and x.request.framing_bytes == 0
 
 
 cdef void relay_request(Engine* engine, Exchange* x) noexcept nogil:
@@ -346,6 +364,7 @@ cdef void relay_request(Engine* engine, Exchange* x) noexcept nogil:
                 if output_empty(&x.response.out):
                     conn_timeout(engine, client, 0)
                 return
+            forgive(engine, x)
         if d.state == DIRECTION_DONE:
             if output_empty(&x.response.out):
                 conn_timeout(engine, client, 0)
@@ -362,6 +381,9 @@ cdef void relay_request(Engine* engine, Exchange* x) noexcept nogil:
                 buf_free(engine, &client.input)
             continue
         if not client.ready & (READY_READ | READY_EOF | READY_ERROR):
+            if unlikely(x.response.state == DIRECTION_HEAD and continue_awaited(x)):
+                wait_for(engine, server, x.backend.response_timeout_ms, False)
+                return
             wait_for(engine, client, client.listener.record.body_timeout_ms, moved)
             if x.response.state == DIRECTION_HEAD:
                 conn_timeout(engine, server, 0)
