@@ -19,6 +19,7 @@ from bascule.admin.api import Api
 from bascule.admin.app import make_app
 from bascule.admin.connection import Connection
 from bascule.admin.tokens import Tokens
+from bascule.process import unix_socket
 from bascule.process.state_directory import data_path
 from bascule.process.upgrade_views import receipts_of, state_of
 
@@ -78,7 +79,7 @@ class AdminServer:
         master = self._control.master
         if master.admin_socket >= 0 and os.path.exists(self.path):
             return socket.socket(fileno=os.dup(master.admin_socket))
-        listening = _bind_unix(self.path)
+        listening = socket.socket(fileno=unix_socket.listen(self.path, mode=0o600, backlog=BACKLOG))
         if master.keeper is not None:
             self._control.tell_keeper({"type": "admin_socket"}, [listening.fileno()])
         return listening
@@ -216,21 +217,6 @@ class _Program:
     def actions(self, limit: int) -> Sequence[Action]:
         """See Program."""
         return self._actions.latest(limit)
-
-
-def _bind_unix(path: str) -> socket.socket:
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    temporary = f"{path}.{os.getpid()}"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    before = os.umask(0o177)
-    try:
-        listening.bind(temporary)
-    finally:
-        os.umask(before)
-    listening.listen(BACKLOG)
-    os.rename(temporary, path)
-    return listening
 
 
 def _bind_tcp(host: str, port: int) -> socket.socket:

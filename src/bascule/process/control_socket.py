@@ -11,6 +11,7 @@ import os
 import struct
 import time
 
+from bascule.process import unix_socket
 from bascule.process.link import Link, LinkClosedError
 
 TYPE_CHECKING = False
@@ -42,7 +43,10 @@ class ControlSocket:
         self._poller = poller
         self._handle = handle
         self._clients: set[Link] = set()
-        self._socket: Any = _bind(self._path) if descriptor < 0 else _socket.socket(fileno=descriptor)
+        if descriptor < 0:  # the lock on the state directory says that nobody else is there
+            kind = _socket.SOCK_SEQPACKET
+            descriptor = unix_socket.listen(self._path, mode=0o600, backlog=CLIENTS_MAX, kind=kind)
+        self._socket: Any = _socket.socket(fileno=descriptor)
         os.set_inheritable(self._socket.fileno(), False)
         self._spare = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         """Given up for the moment in which a client is told that there are no descriptors left."""
@@ -143,21 +147,6 @@ def connect(directory: str, patience_s: float = 3.0) -> Link:
             time.sleep(0.02)
         finally:
             sock.close()
-
-
-def _bind(path: str) -> Any:
-    """Bind beside the path and rename over it: the lock on the state directory says that nobody else is there."""
-    temporary = f"{path}.{os.getpid()}"
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
-    try:
-        sock.bind(temporary)
-        os.chmod(temporary, 0o600)
-        sock.listen(CLIENTS_MAX)
-        os.rename(temporary, path)
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 def _user(descriptor: int) -> int:

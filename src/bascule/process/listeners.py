@@ -8,7 +8,7 @@ import os
 import select
 import stat
 
-from bascule.process import addresses, steering
+from bascule.process import addresses, steering, unix_socket
 from bascule.process.slots import assign, hold
 
 TYPE_CHECKING = False
@@ -20,9 +20,6 @@ BACKLOG = 4096
 
 UNIX_MODE = 0o666
 """Like a TCP port, a listening socket file is for every local user; its directory can be stricter."""
-
-_TEMPORARY = ".new"
-"""A socket file is bound as PATH.PID.new, then renamed. The kernel goes on calling the socket by its first name."""
 
 _TCP_INFO_BYTES = 104
 _TCPI_UNACKED_OFFSET = 24  # struct tcp_info, linux/tcp.h: of a listener, the connections that wait in its queue
@@ -336,8 +333,7 @@ def local_address(descriptor: int) -> str:
     finally:
         sock.close()
     if isinstance(name, str):
-        path, _, pid = name.removesuffix(_TEMPORARY).rpartition(".")
-        return addresses.UNIX_PREFIX + (path if name.endswith(_TEMPORARY) and pid.isdigit() else name)
+        return addresses.UNIX_PREFIX + unix_socket.path_of(name)
     return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
 
 
@@ -381,23 +377,8 @@ def _probe(family: int, where: tuple[str, int]) -> None:
 
 
 def _bind_unix(path: str) -> int:
-    """Bind beside the path and rename over it: a stale file is replaced, and clients never see a socket not yet
-    listening."""
     _refuse_live(path)
-    temporary = f"{path}.{os.getpid()}{_TEMPORARY}"
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
-    try:
-        sock.bind(temporary)
-        try:
-            os.chmod(temporary, UNIX_MODE)
-            sock.listen(BACKLOG)
-            os.rename(temporary, path)
-        except OSError:
-            os.unlink(temporary)
-            raise
-        return sock.detach()
-    finally:
-        sock.close()
+    return unix_socket.listen(path, mode=UNIX_MODE, backlog=BACKLOG)
 
 
 def _refuse_live(path: str) -> None:

@@ -1,0 +1,47 @@
+"""Listening on a Unix path: bound beside it and renamed over it.
+
+So a stale file is replaced, and no client ever meets a socket that does not listen yet, or that it may not yet open.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+
+_TEMPORARY = ".new"
+"""A socket is bound as PATH.PID.new. The kernel goes on calling it by this first name when the file has another."""
+
+
+def listen(path: str, *, mode: int, backlog: int, kind: int = _socket.SOCK_STREAM) -> int:
+    """Return the descriptor of a non-blocking socket that listens on `path`, whoever listened there before; OSError.
+
+    `kind` is SOCK_STREAM or SOCK_SEQPACKET; `mode` says who may connect.
+    """
+    temporary = f"{path}.{os.getpid()}{_TEMPORARY}"
+    sock = _socket.socket(_socket.AF_UNIX, kind | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
+    try:
+        _remove(temporary)  # in a container, a process before this one may have had the same pid
+        sock.bind(temporary)
+        try:
+            os.chmod(temporary, mode)
+            sock.listen(backlog)
+            os.rename(temporary, path)
+        except OSError:
+            _remove(temporary)
+            raise
+        return sock.detach()
+    finally:
+        sock.close()
+
+
+def path_of(name: str) -> str:
+    """Return the path of a socket from what the kernel says of its name, which is the one it was bound to."""
+    path, _, pid = name.removesuffix(_TEMPORARY).rpartition(".")
+    return path if name.endswith(_TEMPORARY) and pid.isdigit() else name
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
