@@ -3,6 +3,8 @@
 import contextlib
 import os
 import resource
+import select
+import socket
 import time
 from collections.abc import Iterator
 
@@ -188,3 +190,27 @@ def test_without_descriptors_or_idle_connections_it_is_not_the_server_that_is_bl
             h.turn(3)
         assert h.head(client).startswith(b"HTTP/1.1 503")
         assert h.totals("server", "app/a1").errors == h.totals("listener", "web").errors == {"overload": 1}
+
+
+def test_heads_that_do_not_come_whole_leave_room_for_those_that_do(harness: Harness) -> None:
+    """Slowloris: a buffer for as little as a byte."""
+    with harness as h:
+        dripping = [h.connect() for _ in range(12)]
+        for client in dripping:
+            client.sendall(b"G")
+        h.until(lambda: h.engine.state()["exchanges"] == 12, "twelve begun")
+        h.engine.limit_memory(used(h))
+        h.turn()
+        client = h.connect()
+        h.until(lambda: used(h) < h.engine.state()["clients"] * CONNECTION + 9 * 40_000, "room")
+        ask(h, client)
+        gone = shed(h)["shed_request"]
+        assert 2 <= gone <= 6
+        assert h.totals("listener", "web").errors == {"overload": gone}
+        answered = [client for client in dripping if _readable(client)]
+        assert len(answered) == gone
+        assert h.head(answered[0]).startswith(b"HTTP/1.1 503")
+
+
+def _readable(sock: socket.socket) -> bool:
+    return bool(select.select([sock], [], [], 0)[0])

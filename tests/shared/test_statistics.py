@@ -68,6 +68,15 @@ def test_counts_are_summed_over_workers(fd: int) -> None:
     assert other != slot
 
 
+def test_what_was_never_counted_for_can_be_left_out(fd: int) -> None:
+    directory, reader = Directory(fd), Reader(fd)
+    slots = [directory.slot("frontend", f"f{number}") for number in range(200)]
+    Writer(fd, 1).record(slots[130], 200, 100)
+    Writer(fd, 3).record(slots[5], 200, 100)
+    assert len(reader) == len(reader.totals()) == 200
+    assert {row.id for row in reader.totals(touched=True)} == {"f130", "f5"}
+
+
 def test_statuses_fall_into_registered_codes_or_their_class(fd: int) -> None:
     slot = Directory(fd).slot("listener", "web")
     writer = Writer(fd, 0)

@@ -2,7 +2,7 @@
 
     used < 3/4          nothing
     3/4 <= used         idle client connections are closed, the one that would time out soonest first; when there are none
-                        left, idle server connections, likewise
+                        left, idle server connections, likewise; then heads that have not come whole are answered 503
     7/8 <= used         and a new request is answered 503, with Connection: close
     the budget          no further buffer is given out: what is in flight has had the last eighth to itself
 

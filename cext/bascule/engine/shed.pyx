@@ -7,6 +7,7 @@ from bascule.engine.memory cimport Buf
 from bascule.engine.system cimport likely
 from bascule.engine.timers cimport TIMER_CONNECTION, TIMER_IDLE, WHEEL_SLOTS, Timer, wheel_hang
 from bascule.engine.types cimport (
+    CLIENT_HEAD,
     CLIENT_IDLE,
     READY_READ,
     SERVER_POOLED,
@@ -15,13 +16,14 @@ from bascule.engine.types cimport (
     Conn,
     Exchange,
 )
+from bascule.request.exchange cimport exchange_reply
 from bascule.shared.statistics cimport (
-    EVENT_SHED_CLIENT, EVENT_SHED_REQUEST, EVENT_SHED_SERVER, statistics_event,
+    ERROR_OVERLOAD, EVENT_SHED_CLIENT, EVENT_SHED_REQUEST, EVENT_SHED_SERVER, statistics_event,
 )
 
 
 cdef enum:
-    WALKS = 3                     # see shed_slot
+    WALKS = 4                     # see shed_slot
     REST_TICKS = 16               # between two walks that found nobody
     GRACE_US = 1000000
 
@@ -58,10 +60,16 @@ cdef inline bint is_idle(const Engine* engine, const Conn* conn) noexcept nogil:
     return (conn.state == CLIENT_IDLE or conn.state == SERVER_POOLED) and not conn.ready & READY_READ
 
 
+cdef void shed_head(Engine* engine, Conn* client) noexcept nogil:
+    statistics_event(&engine.statistics, EVENT_SHED_REQUEST, 1)
+    exchange_reply(engine, client.exchange, 503, ERROR_OVERLOAD, b"out of memory for further requests", b"Retry-After: 1\r\n", 16)
+
+
 cdef uint32_t shed_slot(Engine* engine, uint64_t tick, uint32_t walk) noexcept nogil:
     """Closes the idle connections of a slot as long as memory is short; returns how many timers it looked at.
 
-    The first walk takes clients due at just this tick, the second those of later rounds too, the third servers.
+    The first walk takes clients due at just this tick, the second those of later rounds too, the third servers, the fourth heads that
+    have not come whole: each holds a buffer for as little as a byte (slowloris).
     """
     cdef Timer* head = &engine.wheel.heads[tick & (WHEEL_SLOTS - 1)]
     cdef Timer* timer = head.next
@@ -76,7 +84,10 @@ cdef uint32_t shed_slot(Engine* engine, uint64_t tick, uint32_t walk) noexcept n
             wheel_hang(&engine.wheel, timer)  # used since it was hung: its turn comes later
         elif timer.kind == TIMER_CONNECTION and timer.deadline != TIMER_IDLE:
             conn = conn_of(timer)
-            if is_idle(engine, conn) and (conn.kind == SOURCE_SERVER) == (walk == 2) and (walk > 0 or timer.hung == tick):
+            if walk == 3:
+                if conn.state == CLIENT_HEAD:
+                    shed_head(engine, conn)
+            elif is_idle(engine, conn) and (conn.kind == SOURCE_SERVER) == (walk == 2) and (walk > 0 or timer.hung == tick):
                 statistics_event(&engine.statistics, EVENT_SHED_SERVER if walk == 2 else EVENT_SHED_CLIENT, 1)
                 conn_close(engine, conn, False)
         timer = next_

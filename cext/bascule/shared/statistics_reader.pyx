@@ -315,10 +315,25 @@ cdef class Reader:
     def __dealloc__(self):
         region_unmap(&self.mapping)
 
-    def totals(self) -> list:
-        """[ObjectTotals] of every live object, by kind, then by id."""
+    def __len__(self):
         self.refresh()
-        rows = [self.total_of(slot, kind, id, generation) for slot, (kind, id, generation) in self.objects.items()]
+        return len(self.objects)
+
+    cdef bint touched(self, uint32_t slot) noexcept:
+        """Whether any worker has ever counted something in a slot."""
+        cdef const uint8_t* start = self.mapping.base + self.layout.segments_offset
+        cdef uint32_t worker
+        for worker in range(self.header.workers):
+            if load32_acquire(&self.segments_[worker].pid) != 0 and (
+                    load64(<const uint64_t*>(start + worker * self.layout.segment_stride) + slot // 64) >> (slot % 64) & 1):
+                return True
+        return False
+
+    def totals(self, *, bint touched=False) -> list:
+        """[ObjectTotals] of every live object, by kind, then by id; `touched`: but for those that nothing was counted for."""
+        self.refresh()
+        rows = [self.total_of(slot, kind, id, generation) for slot, (kind, id, generation) in self.objects.items()
+                if not touched or self.touched(slot)]
         rows.sort(key=order)
         return rows
 

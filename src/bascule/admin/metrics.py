@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from bascule.admin.status import SHED, WorkerStatus, status_name
+from bascule.model.limits import LISTED_MAX
 from bascule.shared.statistics import LATENCY_BOUNDS_US
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def render_metrics(reader: Reader, *, revision: int = 0, workers: Iterable[Worke
     lines: list[str] = []
     _process_metrics(lines, reader, revision, workers)
     groups: dict[str, list[tuple[str, ObjectTotals]]] = {kind: [] for kind in _KINDS}
-    for row in reader.totals():
+    for row in reader.totals(touched=len(reader) > LISTED_MAX):
         groups[row.kind].append((_labels(row.kind, row.id), row))
     for kind, rows in groups.items():
         if rows:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from bascule.model.limits import LISTED_MAX
+
 if TYPE_CHECKING:
     from bascule.shared.statistics import ObjectTotals, Reader
 
@@ -223,7 +225,7 @@ def build_traffic(reader: Reader) -> Traffic:
     """Sum the statistics of all workers."""
     segments = reader.segments()
     objects: dict[str, list[ObjectStatus]] = {"listener": [], "frontend": [], "backend": [], "server": []}
-    for totals in reader.totals():
+    for totals in reader.totals(touched=len(reader) > LISTED_MAX):
         objects[totals.kind].append(_object_status(totals))
     return Traffic(
         listeners=tuple(objects["listener"]),

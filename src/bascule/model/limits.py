@@ -69,6 +69,9 @@ VALUE_BYTES_MAX: Final = 64 * 1024
 OBJECTS_MAX: Final = 4_000_000
 """Of one kind; indices are uint32 with NO_INDEX reserved."""
 
+LISTED_MAX: Final = 400_000
+"""Objects in statistics: of more, those are left out for which nothing was ever counted. Each is 1.5 KB while it is listed."""
+
 assert DURATION_MAX_MS < 1 << 31
 assert HEADER_BYTES_MIN <= HEADER_BYTES_DEFAULT <= HEADER_BYTES_MAX
 assert URI_BYTES_MIN <= URI_BYTES_DEFAULT < HEADER_BYTES_DEFAULT, "the request target is a part of the head"

@@ -52,6 +52,8 @@ class Control:
         self.started_at = time.time()
         self.lock = asyncio.Lock()
         """Held by whoever brings something into force."""
+        self.summing = asyncio.Lock()
+        """Held by whoever sums statistics up: with a million objects that takes seconds and GBs."""
         self.reloader = Reloader(self)
         self.pipeline: Pipeline | None = master.pipeline
         self.resolver = Resolver()

@@ -27,7 +27,8 @@ TRANSLATION_MAX = 100
 async def status_document(control: Control) -> dict[str, Any]:
     """Return the status document: bascule.admin.status.Status, and how the processes are."""
     master, publisher, reloader = control.master, control.master.publisher, control.reloader
-    traffic = await asyncio.to_thread(_traffic, master.regions[0])
+    async with control.summing:
+        traffic = await asyncio.to_thread(_traffic, master.regions[0])
     workers = [_worker_status(worker, publisher) for _, worker in sorted(publisher.workers.items())]
     document = {
         "revision": publisher.revision,
@@ -66,7 +67,8 @@ async def metrics_document(control: Control) -> bytes:
         WorkerStatus(number, worker.pid, worker.state, worker.revision, worker.refused)
         for number, worker in sorted(publisher.workers.items())
     ]
-    rendered = await asyncio.to_thread(_metrics, control.master.regions[0], publisher.revision, workers)
+    async with control.summing:
+        rendered = await asyncio.to_thread(_metrics, control.master.regions[0], publisher.revision, workers)
     rendered += metrics_part(state_of(control.master), await asyncio.to_thread(receipts_of, control.master))
     rendered += server_metrics(control.servers.lifecycles).encode()
     return rendered if control.pipeline is None else rendered + _live_metrics(control.pipeline).encode()

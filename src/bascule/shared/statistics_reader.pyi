@@ -82,8 +82,11 @@ class Reader:
         """`only`: the one kind of objects to know; all without it. Raises RegionError for a descriptor that is no statistics
         region of this layout."""
 
-    def totals(self) -> list[ObjectTotals]:
-        """[ObjectTotals] of every live object, by kind, then by id."""
+    def __len__(self) -> int:
+        """Return the number of live objects."""
+
+    def totals(self, *, touched: bool = False) -> list[ObjectTotals]:
+        """[ObjectTotals] of every live object, by kind, then by id; `touched`: but for those that nothing was counted for."""
 
     def total(self, kind: str, id: str) -> ObjectTotals | None:
         """The ObjectTotals of one object, None when the directory does not know it."""
