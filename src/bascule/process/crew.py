@@ -326,7 +326,7 @@ class Crew:
         elif kind == "refused":
             self.on_refusal(message["reason"])
         elif kind == "account":
-            worker.account = message["counts"]
+            worker.account = {str(name): int(count) for name, count in dict(message["counts"]).items()}
             self.on_change()
         elif kind == "terminate":
             # A service manager may send TERM to the whole group: give the keeper's own time to arrive.
@@ -493,7 +493,10 @@ class Crew:
 
     def _kill(self, worker: Worker, number: int) -> None:
         if self.workers.get(worker.number) is worker:
-            os.kill(worker.pid, number)
+            try:
+                os.kill(worker.pid, number)
+            except ProcessLookupError:
+                return  # one that a killed keeper had started: somebody else has reaped it, and its link will tell
 
     def _in_state(self, state: str) -> list[Worker]:
         return sorted((w for w in self.workers.values() if w.state == state), key=lambda worker: worker.number)

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 DRAIN_TIMEOUT_MS = 30_000
 PROBATION_MS = 300_000
 HEARTBEAT_S = 5.0
+AFTER_FAILURE_S = 0.01
+"""A pause, so that what fails again and again does not take a whole processor."""
 
 
 class Keeper:
@@ -91,6 +93,8 @@ class Keeper:
         self._exit_status: int | None = None
         self._failed = 0
         self._recorded: list[int] = []
+        self._reloading = False
+        """The service manager waits to hear that a reload is over."""
 
     def run(self) -> int:
         """Serve until told to stop; return the exit status."""
@@ -107,6 +111,7 @@ class Keeper:
             self.active.start_master()
         else:
             self._go_on(self._document)
+        self._poller.on_failure = self._goes_on_after
         self._poller.call_later(HEARTBEAT_S, self._heartbeat)
         if self._notifier.watchdog_s:
             self._watchdog()
@@ -120,6 +125,20 @@ class Keeper:
     @property
     def _crew(self) -> Crew:
         return self.active.crew
+
+    def _goes_on_after(self, error: Exception) -> bool:
+        """A fault of our own, or a system that has run out of something: it costs what was to be done, and not the traffic
+        of all workers, which the service manager may end when this process does."""
+        if not self._ready:
+            return False
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
+        self._log.error("a step of the keeper failed; it goes on", error=repr(error)[:1000], where=where)
+        self._upgrade.failed_inside(error)
+        time.sleep(AFTER_FAILURE_S)
+        return True
 
     # ---- generations
 
@@ -197,6 +216,7 @@ class Keeper:
             ],
             admin=[document.keep(descriptor) for descriptor in self._admin_socket],
             active=self.active.number,
+            reloading=self._reloading,
             generations=[describe_generation(generation, document) for generation in self._generations],
         )
         return document
@@ -205,6 +225,7 @@ class Keeper:
         """Go on from where the program before stopped."""
         self._upgrade.usual_probation_ms = document["probation_ms"]
         self._options["workers"] = document["workers"]
+        self._reloading = bool(document.get("reloading"))
         self._rebinding.restore(document["rebinding"])
         for state in document["listeners"]:
             listener = restore_listener(state)
@@ -303,6 +324,7 @@ class Keeper:
         _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
 
     def _reload(self) -> None:
+        self._reloading = True
         self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self.active.tell_master({"type": "reload"})
 
@@ -420,14 +442,20 @@ class Keeper:
             self._keep_admin_socket(descriptors)
         elif kind == "in_charge":
             self._upgrade.in_charge()
+            if self._reloading:  # its predecessor was told to; this one has read the configuration since
+                self._reloaded("The configuration was read by a new master")
         elif kind == "switch_back":
             self._upgrade.back(message["reason"], lambda answer: None)
         elif kind == "reloaded":
-            self._notifier.send("READY=1", f"STATUS={message['status']}")
+            self._reloaded(message["status"])
         elif kind == "status":
             self._notifier.send(f"STATUS={message['status']}")
         elif kind == "fatal":
             self._fatal(message["reason"], message["status"])
+
+    def _reloaded(self, status: str) -> None:
+        self._reloading = False
+        self._notifier.send("READY=1", f"STATUS={status}")
 
     def _keep_admin_socket(self, descriptors: list[int]) -> None:
         """Who asks while one master follows another waits in the queue of this socket, and is refused by neither."""

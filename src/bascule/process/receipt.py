@@ -159,17 +159,24 @@ def totals(before: dict[str, dict[str, int]], document: dict[str, Any]) -> dict[
 
 
 def _totals_of(line: str) -> dict[str, dict[str, int]]:
+    """Return the totals of a receipt, or as much as can be read of a file that a disk or an editor has damaged: the keeper
+    must not end of it."""
     try:
-        found: dict[str, dict[str, int]] = wire.loads(line).get("totals", {})
+        found = wire.loads(line).get("totals")
     except (ValueError, AttributeError):
         return {}
-    return found
+    parts = found.items() if isinstance(found, dict) else ()
+    return {
+        name: {what: count for what, count in counts.items() if isinstance(count, int)}
+        for name, counts in parts
+        if isinstance(counts, dict)
+    }
 
 
 def history_lines(path: str) -> list[str]:
-    """Return the receipts as they were written, oldest first."""
+    """Return the receipts as they were written, oldest first; one that was damaged may be no JSON any more."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().splitlines()
     except OSError:
         return []

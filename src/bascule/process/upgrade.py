@@ -206,6 +206,11 @@ class Upgrade:
             what = error.strerror if isinstance(error, OSError) else f"not known here: {type(error).__name__}: {error}"
             self._fail(f"{SAYINGS[self.phase]}: {what}", SEE_LOG)
 
+    def failed_inside(self, error: Exception) -> None:
+        """The keeper failed at something that had to be done: what can still fail, fails."""
+        if self._is_undecided():
+            self._fail(f"{SAYINGS[self.phase]}: the keeper failed: {type(error).__name__}: {error}", SEE_LOG)
+
     def _is_undecided(self) -> bool:
         """Whether something is under way that can still fail."""
         return bool(self.phase) and self.phase not in {TAKING_OVER, EMPTYING}
