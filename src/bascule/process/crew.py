@@ -101,13 +101,21 @@ class Crew:
             self._restarts.pop(number).cancel()
         missing = target - len(active) - len(self._restarts)
         for _ in range(missing):
-            self.start(self._free_number())
+            number = self._free_number()
+            if number >= NUMBERS_MAX:
+                self._log.error(
+                    "no more workers can be started: the shared regions have room for so many, of all generations",
+                    workers=NUMBERS_MAX,
+                    remedy="run fewer, or end the probation: bascule upgrade --finish",
+                )
+                break
+            self.start(number)
         for number in active[target:] if missing < 0 else ():
             self.retire(self.workers[number])
 
     def _free_number(self) -> int:
         taken = {number for crew in self.lending.crews for number in (*crew.workers, *crew._restarts)}
-        return next(number for number in range(1 << 16) if number not in taken)
+        return next(number for number in range(len(taken) + 1) if number not in taken)
 
     def start(self, number: int) -> None:
         """Start worker `number`; try again later when the system cannot."""

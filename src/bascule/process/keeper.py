@@ -20,6 +20,7 @@ from bascule.process.poller import Poller
 from bascule.process.rebinding import Rebinding
 from bascule.process.receipt import HISTORY_FILE, remember
 from bascule.process.renewal import Renewal
+from bascule.process.room import usual_workers
 from bascule.process.state_directory import PROCESSES_FILE, StateDirectory
 from bascule.process.storage import Storage
 from bascule.process.succession import (
@@ -107,7 +108,7 @@ class Keeper:
         )
         if self._document is None:
             self._take_over(self._orphans.collect(self._state.path))
-            self._crew.resize(self._options["workers"] or len(os.sched_getaffinity(0)))
+            self._crew.resize(self._options["workers"] or usual_workers())
             self.active.start_master()
         else:
             self._go_on(self._document)
@@ -318,7 +319,7 @@ class Keeper:
         on_signal([_signal.SIGINT, _signal.SIGQUIT], self._stop_at_once)
         on_signal([_signal.SIGHUP], self._reload)
         on_signal([_signal.SIGUSR1], lambda: reopen_logs(self._options["log_file"], self._generations, self._log))
-        on_signal([_signal.SIGUSR2], lambda: obey(self._upgrade, {"type": "upgrade"}, lambda answer: None, "USR2"))
+        on_signal([_signal.SIGUSR2], self._upgrade_by_signal)
         on_signal([_signal.SIGTTIN], lambda: self._resize(+1))
         on_signal([_signal.SIGTTOU], lambda: self._resize(-1))
         _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
@@ -327,6 +328,13 @@ class Keeper:
         self._reloading = True
         self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self.active.tell_master({"type": "reload"})
+
+    def _upgrade_by_signal(self) -> None:
+        def report(answer: dict[str, Any]) -> None:
+            if answer["type"] == "failed":  # who sends a signal is told by the log alone
+                self._log.error("USR2 is not obeyed", reason=answer["reason"], remedy=answer["remedy"])
+
+        obey(self._upgrade, {"type": "upgrade"}, report, "USR2")
 
     def _resize(self, step: int) -> None:
         target = min(max(self._crew.target + step, 1), command_line.WORKERS_MAX)
@@ -396,6 +404,8 @@ class Keeper:
     def _gone(self, generation: Generation) -> None:
         self._forget(generation)
         self._log.info("generation ended", generation=generation.number, version=generation.program.version)
+        if not self._crew.stopping:
+            self._crew.resize(self._crew.target)  # its workers' numbers are free now
 
     def _end_if_alone(self) -> None:
         """When the workers are gone, the master goes; when the master is gone, the keeper ends."""
@@ -471,7 +481,7 @@ class Keeper:
         self._crew.apply_settings(
             drain_timeout_ms, options["access_log"] or message["access_log"], message["worker_memory_bytes"]
         )
-        workers = self._options["workers"] or message["workers"] or len(os.sched_getaffinity(0))
+        workers = self._options["workers"] or message["workers"] or usual_workers()
         if workers != self._crew.target and not self._stopping:
             self._crew.resize(workers)
             self.active.tell_master({"type": "target", "workers": workers})
@@ -513,7 +523,7 @@ class Keeper:
         self._recorded = pids
         processes = {**self._orphans.record(), **{str(pid): spawn.start_time(pid) for pid in pids}}
         try:
-            self._state.write(PROCESSES_FILE, {"keeper": os.getpid(), "processes": processes})
+            self._state.write(PROCESSES_FILE, {"keeper": os.getpid(), "boot": spawn.boot(), "processes": processes})
         except OSError as error:
             self._recorded = []  # again at the next change
             self._log.error("the processes cannot be recorded in the state directory", error=error.strerror)

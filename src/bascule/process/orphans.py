@@ -17,7 +17,7 @@ import time
 from bascule.process import link as links
 from bascule.process.link import Link, LinkClosedError
 from bascule.process.orphaned import meeting_place
-from bascule.process.spawn import start_time
+from bascule.process.spawn import boot, start_time
 from bascule.process.unix_socket import peer_of
 
 TYPE_CHECKING = False
@@ -65,10 +65,12 @@ class Orphans:
     def __init__(self, record: dict[str, Any], log: Log) -> None:
         """`record` is the content of the processes file, empty after an orderly end."""
         self._log = log
-        processes = record.get("processes", {})
+        processes = record.get("processes", {}) if record.get("boot", boot()) == boot() else {}
         self._started: dict[int, int] = {}
         if isinstance(processes, dict):
-            self._started = {int(pid): started for pid, started in processes.items() if pid.isdigit()}
+            self._started = {
+                int(pid): started for pid, started in processes.items() if pid.isdigit() and isinstance(started, int)
+            }
         if self.living():
             log.warning(
                 "processes of a keeper that was killed still serve; they are kept until the new ones do",

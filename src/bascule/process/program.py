@@ -78,7 +78,9 @@ def current(launcher: Sequence[str]) -> Program:
     """
     directory, name = os.path.split(sys.executable)
     executable = os.path.join(os.path.realpath(directory), name)
-    return Program(launcher, executable, os.pathsep.join(map(os.path.realpath, sys.path)), version())
+    # Once each: `python -m` puts its directory before what it is given, and what it found is given to the next version.
+    path = os.pathsep.join(dict.fromkeys(map(os.path.realpath, sys.path)))
+    return Program(launcher, executable, path, version())
 
 
 def own_launcher() -> list[str]:
@@ -102,7 +104,7 @@ def version() -> str:
 def ask(launcher: Sequence[str]) -> tuple[int, Link]:
     """Start a program that is to report what it is; return its pid and the link on which it does. OSError when it cannot
     be started."""
-    path = os.pathsep.join(map(os.path.abspath, sys.path))
+    path = os.pathsep.join(dict.fromkeys(map(os.path.abspath, sys.path)))
     environment = {"PYTHONPATH": path} if len(launcher) > 1 else {}
     ours, theirs = links.pair()
     try:

@@ -80,6 +80,8 @@ class Receipt:
         for pid, account in accounts:
             before = self._accounts_before.get(pid, {})
             for key, value in account.items():
+                if key == "inherited":  # in an upgrade before: who rests takes nothing over
+                    continue
                 total[key] = total.get(key, 0) + value - (0 if key == "in_flight" else before.get(key, 0))
         return self._ended({"ok": True, "connections": dict(sorted(total.items()))})
 
