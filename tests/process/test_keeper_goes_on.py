@@ -18,7 +18,8 @@ from bascule.process.link import Link, LinkClosedError
 from bascule.process.log import Log
 from bascule.process.orphaned import MeetingPlace
 from bascule.process.poller import Poller
-from bascule.process.receipt import remember
+from bascule.process.program import UnusableError, from_message
+from bascule.process.receipt import queues, remember
 from kit.waiting import until
 from process.balancer import Balancer, serves
 from process.test_service_manager import Manager
@@ -53,6 +54,42 @@ def test_totals_go_on(tmp_path: Path) -> None:
         remember(path, {"kind": "upgrade", "ok": True, "connections": {"handed_over_idle": 3}})
     last = wire.loads(Path(path).read_text().splitlines()[-1])
     assert last["totals"] == {"replacements": {"upgrade done": 2}, "connections": {"handed_over_idle": 6}}
+
+
+class Queue:
+    """A listener as far as a receipt looks at it."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def queued(self) -> int:
+        return self.count
+
+
+class Queues:
+    """The listeners of a keeper, with so many connections in their queues."""
+
+    def __init__(self, counts: dict[tuple[str, str], int]) -> None:
+        self.listeners = {key: Queue(count) for key, count in counts.items()}
+        self.listening = set(counts)
+
+
+def test_queues_of_very_many_listeners_fit_into_a_receipt() -> None:
+    moving: Any = Queues({("web", "127.0.0.1:80"): 2, ("web", "127.0.0.1:81"): 1, ("api", "127.0.0.1:82"): 0})
+    assert queues(moving) == {"web": 3, "api": 0}
+    many: Any = Queues({(f"listener-{place:05}-{'x' * 80}", "127.0.0.1:1"): place % 2 for place in range(3000)})
+    found = queues(many)
+    assert set(found.values()) == {1}
+    assert 2 * len(wire.dumps(found)) < links.PACKET_BYTES_MAX - 20_000
+
+
+@pytest.mark.parametrize("version", ["", "1.0\nlevel=error", "1.0\x1b[2J", "x" * 101, 7])
+def test_a_version_is_a_line_of_text(version: object) -> None:
+    said = {"type": "program", "launcher": ["/b"], "executable": "/p", "path": "/l", "version": version}
+    with pytest.raises(UnusableError):
+        from_message(said)
+    for good in ("1.0+local.1~rc2", 'a "b" {c}', "1.0-\u00e9"):
+        assert from_message({**said, "version": good}).version == good
 
 
 NONSENSE: list[dict[str, Any]] = [

@@ -179,7 +179,7 @@ def receipt_lines(receipt: dict[str, Any]) -> list[str]:
         f"  slots        {receipt['slots']}, none closed; queued before {_counts(receipt['queued_before'])}, "
         f"after {_counts(receipt['queued_after'])}",
         f"  connections  {_what_happened(connections) or 'none'}",
-        f"  kernel       {_what_happened(kernel) or 'no reset, no connection refused'}",
+        f"  kernel       {_kernel(kernel)}",
         f"  phases       {', '.join(f'{key} {took_s:.3f} s' for key, took_s in receipt['phases_s'].items())}",
         f"  memory       {_mib(receipt['memory_before_bytes'])} before, {_mib(receipt['memory_both_bytes'])} with both",
     ]
@@ -192,6 +192,14 @@ def receipt_lines(receipt: dict[str, Any]) -> list[str]:
 
 def _what_happened(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {key.replace('_', ' ')}" for key, count in counts.items() if count)
+
+
+def _kernel(counts: dict[str, int]) -> str:
+    """Without /proc, nobody counted; and what was counted may be another program's."""
+    if not counts:
+        return "its counters cannot be read"
+    counted = _what_happened(counts)
+    return f"{counted} (of all programs of this network namespace)" if counted else "no reset, no connection refused"
 
 
 def _counts(queues: dict[str, int]) -> str:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 COMMAND = "_program"
+VERSION_MAX = 100
+"""Characters. A version stands in logs, labels of metrics and on terminals."""
 
 
 class Program:
@@ -66,6 +68,8 @@ def from_message(message: dict[str, Any]) -> Program:
     if not all(isinstance(text, str) and text for text in found) or not isinstance(launcher, list) or not launcher:
         raise UnusableError("what it says of itself is not known to this version")
     executable, path, version = map(str, found)
+    if len(version) > VERSION_MAX or not version.isprintable():
+        raise UnusableError("what it says of its version is no line of text")
     return Program([str(word) for word in launcher], executable, path, version)
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 HISTORY_FILE = "upgrades.jsonl"
 HISTORY_MAX = 200
+QUEUES_MAX = 400
+TEXT_MAX = 2000
+"""Characters of what failed: it may be the words of a program that nobody knows yet."""
 _COUNTERS: dict[str, dict[str, tuple[str, ...]]] = {
     "/proc/net/snmp": {"Tcp": ("EstabResets", "OutRsts")},
     "/proc/net/netstat": {"TcpExt": ("ListenOverflows", "ListenDrops", "TCPAbortOnData", "TCPAbortOnClose")},
@@ -70,7 +73,7 @@ class Receipt:
 
     def failed(self, reason: str, remedy: str) -> dict[str, Any]:
         """Return the receipt of a replacement that changed nothing."""
-        return self._ended({"ok": False, "failed": reason, "remedy": remedy})
+        return self._ended({"ok": False, "failed": reason[:TEXT_MAX], "remedy": remedy})
 
     def done(self, old: Crew) -> dict[str, Any]:
         """Return the receipt, with what the old workers have done with their connections since the commit."""
@@ -100,8 +103,14 @@ def _who(generation: Generation) -> dict[str, Any]:
 
 
 def queues(lending: Lending) -> dict[str, int]:
-    """Return how many connections wait to be accepted, by listener."""
-    return {key[0]: lending.listeners[key].queued() for key in sorted(lending.listening)}
+    """Return how many connections wait to be accepted, by listener: where there are very many listeners, by those alone at
+    which somebody waits, so that a receipt fits into one packet."""
+    found: dict[str, int] = {}
+    for key in sorted(lending.listening):  # for a moment, one listener may be two, at different addresses
+        found[key[0]] = found.get(key[0], 0) + lending.listeners[key].queued()
+    if len(found) > QUEUES_MAX:
+        found = dict([(name, count) for name, count in found.items() if count][:QUEUES_MAX])
+    return found
 
 
 def memory_bytes(generation: Generation) -> int:
