@@ -1,7 +1,9 @@
 """Who may do what: the Unix socket's user, bearer tokens and their roles on TCP, TLS, and how tokens are kept."""
 
+import contextlib
 import json
 import os
+import resource
 import shutil
 import ssl
 import stat
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from admin.local import LocalAdmin
+from bascule.admin import events
 from bascule.admin.access import FAILURES_MAX
 from bascule.admin.address import AddressError, check_admin, parse_address
 from bascule.admin.endpoint import Role
@@ -100,6 +103,40 @@ def test_a_removed_token_opens_nothing(remote: Remote) -> None:
     assert remote.ask("admin", "DELETE", "/v1/tokens/a-viewer") == 404
     assert remote.ask("admin", "POST", "/v1/tokens", {"name": "a-author", "role": "viewer"}) == 409
     assert remote.ask("admin", "POST", "/v1/tokens", {"name": "x", "role": "king"}) == 400
+
+
+def test_a_removed_token_ends_its_stream_of_events(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "HEARTBEAT_S", 0.05)
+    streams = {}
+    with contextlib.ExitStack() as stack:
+        for role in ("viewer", "operator"):
+            connection = stack.enter_context(remote.api.connection(remote.address))
+            connection.request("GET", "/v1/events", headers={"Authorization": f"Bearer {remote.secrets[role]}"})
+            streams[role] = connection.getresponse()
+            assert streams[role].status == 200
+            assert b"retry" in streams[role].readline()
+        assert remote.ask("admin", "DELETE", "/v1/tokens/a-viewer") == 204
+        assert remote.ask("admin", "POST", "/v1/tokens", {"name": "a-viewer", "role": "viewer"}) == 201
+        streams["viewer"].read()  # comes back when it has ended
+        for _ in range(5):
+            assert streams["operator"].readline(), "nobody else's ends"
+
+
+def test_a_full_disk_takes_no_token_and_loses_none(tmp_path: Path) -> None:
+    tokens = Tokens(str(tmp_path / "tokens.json"))
+    _, secret = tokens.add("one", "admin")
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (os.stat(tokens.path).st_size + 20, hard))
+    try:
+        with pytest.raises(TokenError) as caught:
+            tokens.add("two", "viewer")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert caught.value.remedy
+    assert Tokens(tokens.path).principal(secret) is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["tokens.json"]
+    assert tokens.remove("one")
+    assert tokens.principal(secret) is None
 
 
 def test_secrets_are_nowhere_but_in_the_first_answer(remote: Remote) -> None:
