@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import shutil
+import socket
 import ssl
 import stat
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from admin.local import LocalAdmin
-from bascule.admin import events
+from bascule.admin import events, handshakes
 from bascule.admin.access import FAILURES_MAX
 from bascule.admin.address import AddressError, check_admin, parse_address
 from bascule.admin.endpoint import Role
@@ -172,7 +173,7 @@ def test_the_unix_socket_is_the_owners(api: LocalAdmin) -> None:
     assert api.ask("GET", "/v1/tokens", Authorization="Bearer nonsense").status == 200
 
 
-def test_tls(tmp_path: Path) -> None:
+def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("openssl") is None:
         pytest.fail("openssl is missing: apt-get install openssl")
     certificate, key, port = tmp_path / "cert.pem", tmp_path / "key.pem", free_port()
@@ -192,11 +193,17 @@ def test_tls(tmp_path: Path) -> None:
         assert reply.status == 200
         with pytest.raises((OSError, ssl.SSLError, ValueError, Exception)):
             api.ask("GET", "/v1/status", address=address)
+        # Who never says a word is let go, and as many as may wait keep nobody else out for longer.
+        monkeypatch.setattr(handshakes, "CONNECTIONS_MAX", 5)
+        monkeypatch.setattr(handshakes, "HEAD_TIMEOUT_S", 1.0)
+        with contextlib.ExitStack() as stack:
+            silent = [stack.enter_context(socket.create_connection(address, 20)) for _ in range(20)]
+            assert [client.recv(1) for client in silent] == [b""] * 20
+            reply = api.ask("GET", "/v1/status", address=address, tls=context, Authorization=f"Bearer {secret}")
+            assert reply.status == 200
 
 
 def test_an_address_in_use_is_waited_for(tmp_path: Path) -> None:
-    import socket
-
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", 0))
