@@ -10,7 +10,7 @@ from bascule.admin.history import way_back
 from bascule.admin.transactions import difference
 from bascule.admin.values import merge_patch, objects_of, tree_of
 from bascule.model.keys import parse_key
-from bascule.store.interface import Entry, Put, Reading, Remove
+from bascule.store.interface import Entry, Put, Reading, Remove, Transaction
 
 
 def put(key: str, value: object) -> dict[str, Any]:
@@ -63,6 +63,35 @@ def test_operations_are_all_or_nothing(app: LocalAdmin) -> None:
     assert app.ask("POST", "/v1/apply", fresh).status == 200
     assert "x" in tree(app)["backends"]
     assert "frontends" not in tree(app)
+
+
+def test_an_owner_goes_with_what_is_below_it_named_or_not(app: LocalAdmin) -> None:
+    remove = {"op": "remove", "key": "backends/app"}
+    put_below = put("backends/app/servers/a2", {"url": "http://127.0.0.1:7"})
+    for query in ("", "?dry_run"):
+        reply = app.ask("POST", f"/v1/apply{query}", {"operations": [remove, put_below]})
+        assert reply.status == 422
+        assert "backends/app/servers/a2" in reply.json["detail"]
+    below = {"op": "remove", "key": "backends/app/servers/a1"}
+    assert app.ask("POST", "/v1/apply", {"operations": [below, remove]}).status == 200
+    assert "backends" not in tree(app)
+
+
+def test_numbers_beyond_those_of_any_store(app: LocalAdmin) -> None:
+    for lease in (1 << 63, 10**19 - 1):
+        body = {"operations": [{**put("backends/x", {}), "lease": str(lease)}]}
+        assert app.ask("POST", "/v1/apply", body).status == 404
+    for path in ("/v1/history?before={}", "/v1/tree?revision={}", "/v1/backends?revision={}", "/v1/history/{}"):
+        for number in (1 << 62, 1 << 63, 10**30):
+            assert app.ask("GET", path.format(number)).status in (400, 404)
+    assert app.ask("POST", "/v1/rollback", {"revision": 1 << 63}).status == 400
+
+
+def test_the_tree_shows_what_others_have_put_wherever_it_is(app: LocalAdmin) -> None:
+    for value in (b'{"servers": 5}', b'{"servers": []}', b"5", b"\xff"):
+        app.run(lambda value=value: app.live.store.commit(Transaction((Put("backends/app", value),))))
+        assert app.ask("GET", "/v1/tree").status == 200
+        assert app.ask("GET", "/v1/backends/app").status == 200
 
 
 def test_bodies_that_make_no_sense(api: LocalAdmin) -> None:

@@ -289,8 +289,9 @@ class WritableAcceptance(Acceptance):
         async def test(session: Session) -> None:
             with pytest.raises(LeaseLostError):
                 await session.store.keep_alive(123456)
-            with pytest.raises(LeaseLostError):
-                await session.put(A1, lease=123456)
+            for lease in (123456, -1, 1 << 63, 10**19):
+                with pytest.raises(LeaseLostError):
+                    await asyncio.wait_for(session.put(A1, lease=lease), 20)
             assert (await session.store.read()).entries == {}
 
         run(harness, test)

@@ -377,6 +377,19 @@ def test_a_slow_watcher_reads_what_memory_forgot(tmp_path: Path, monkeypatch: py
     run(tmp_path / "store.sqlite", test)
 
 
+def test_an_error_nobody_thought_of_is_answered_and_hits_nobody_else(tmp_path: Path) -> None:
+    async def test(store: EmbeddedStore) -> None:
+        unknown = Transaction((Put("backends/wrong", b"{}"),), author=object())  # type: ignore[arg-type]
+        wanted = [put("backends/before"), unknown, put("backends/after")]
+        before, wrong, after = await asyncio.gather(*map(store.commit, wanted), return_exceptions=True)
+        assert isinstance(wrong, Exception)
+        assert isinstance(before, int)
+        assert isinstance(after, int)
+        assert set((await store.read()).entries) == {"backends/before", "backends/after"}
+
+    run(tmp_path / "store.sqlite", test)
+
+
 def test_transactions_that_wait_together_are_written_together(tmp_path: Path) -> None:
     async def test(store: EmbeddedStore) -> None:
         revisions = await asyncio.gather(*(store.commit(put(f"backends/b{number}")) for number in range(500)))

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from bascule.admin.actions import Action
 from bascule.admin.api import Api
-from bascule.admin.endpoint import PAGE_MAX, Answer, Call, NoQuery, WriteQuery
+from bascule.admin.endpoint import PAGE_MAX, REVISION_MAX, Answer, Call, NoQuery, WriteQuery
 from bascule.admin.errors import ApiError
 from bascule.admin.objects import known_key
 from bascule.admin.transactions import removals
@@ -24,7 +24,9 @@ class HistoryQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which records."""
 
     limit: Annotated[int, Meta(ge=1, le=PAGE_MAX, description="Records in one answer.")] = 100
-    before: Annotated[int, Meta(ge=0, description="Only revisions before this one; 0: the latest.")] = 0
+    before: Annotated[
+        int, Meta(ge=0, le=REVISION_MAX, description="Only revisions before this one; 0: the latest.")
+    ] = 0
 
 
 class HistoryItem(msgspec.Struct, frozen=True):
@@ -66,7 +68,7 @@ class HistoryDetail(HistoryItem, frozen=True):
 class RollbackBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where to go back to."""
 
-    revision: Annotated[int, Meta(ge=1, description="The state right after this revision.")]
+    revision: Annotated[int, Meta(ge=1, le=REVISION_MAX, description="The state right after this revision.")]
     keys: Annotated[
         tuple[str, ...], Meta(description="Only these objects, each with what is below it; none: everything.")
     ] = ()

@@ -10,13 +10,14 @@ import msgspec
 from msgspec import Meta
 
 from bascule.admin.api import Api
-from bascule.admin.endpoint import Answer, Call, WriteQuery
+from bascule.admin.endpoint import REVISION_MAX, Answer, Call, WriteQuery
 from bascule.admin.errors import ApiError, conflict, refused
 from bascule.admin.objects import body_object, known_key
 from bascule.admin.values import objects_of, same, tree_of
 from bascule.admin.writes import carry_out, unchanged
+from bascule.change.ledger import owner_of
 from bascule.model.keys import SETTINGS
-from bascule.store.interface import Compare, Entry, Put, Reading, Remove
+from bascule.store.interface import LEASE_MAX, Compare, Entry, Put, Reading, Remove
 
 
 class PutOperation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="put"):
@@ -38,7 +39,7 @@ class CompareIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The transaction is carried out only if this key was last modified by this revision; 0: is absent."""
 
     key: str
-    modified: Annotated[int, Meta(ge=0)]
+    modified: Annotated[int, Meta(ge=0, le=REVISION_MAX)]
 
 
 class ApplyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -60,7 +61,7 @@ class ApplyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 class RevisionQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """At which revision."""
 
-    revision: Annotated[int, Meta(ge=0, description="0: now.")] = 0
+    revision: Annotated[int, Meta(ge=0, le=REVISION_MAX, description="0: now.")] = 0
 
 
 class TreeAnswer(msgspec.Struct, frozen=True):
@@ -103,18 +104,34 @@ async def apply(api: Api, call: Call[WriteQuery, ApplyBody]) -> Answer:
 
 
 def _listed(body: ApplyBody) -> list[Put | Remove]:
+    """Return a body's operations; ApiError when two write one key. What goes with its owner need not be named, and may be."""
     operations: list[Put | Remove] = []
     seen: set[str] = set()
+    owners = {item.key for item in body.operations or () if isinstance(item, RemoveOperation) and item.below}
     for operation in body.operations or ():
         known_key(operation.key)
         if operation.key in seen:
             raise ApiError(422, f"{operation.key} is written twice", "a transaction writes each key once")
         seen.add(operation.key)
+        with_owner = owner_of(operation.key) in owners
         if isinstance(operation, PutOperation):
-            operations.append(Put(operation.key, body_object(operation.value), int(operation.lease)))
-        else:
+            if with_owner:
+                raise ApiError(
+                    422,
+                    f"{operation.key} is put, and removed with {owner_of(operation.key)}",
+                    'remove only what is to go: {"op": "remove", "key", "below": false}',
+                )
+            operations.append(Put(operation.key, body_object(operation.value), _lease(operation.lease)))
+        elif not with_owner:
             operations.append(Remove(operation.key, operation.below))
     return operations
+
+
+def _lease(text: str) -> int:
+    lease = int(text)
+    if lease > LEASE_MAX:
+        raise ApiError(404, f"there is no lease {lease}", "send the `lease` that the registration answered")
+    return lease
 
 
 async def _of_tree(tree: dict[str, Any], prune: bool, reading: Reading) -> list[Put | Remove]:

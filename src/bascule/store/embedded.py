@@ -314,20 +314,20 @@ class EmbeddedStore:
         self._wake()
 
 
-def _commit(database: Database, group: list[Transaction]) -> Sequence[int | StoreError]:
+def _commit(database: Database, group: list[Transaction]) -> Sequence[int | Exception]:
     try:
         return database.commit(group)
-    except StoreError as error:
+    except Exception as error:  # whatever it is, somebody waits for an answer, and others beside him
         if len(group) == 1:
             return [error]
     return [_commit(database, [transaction])[0] for transaction in group]  # one of them may be too much for the disk
 
 
-def _answer(futures: list[asyncio.Future[int]], results: Sequence[int | StoreError]) -> None:
+def _answer(futures: list[asyncio.Future[int]], results: Sequence[int | Exception]) -> None:
     for future, result in zip(futures, results, strict=True):
         if future.done():
             continue  # its caller was cancelled
-        if isinstance(result, StoreError):
+        if isinstance(result, Exception):
             future.set_exception(result)
         else:
             future.set_result(result)

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from bascule.store.interface import (
+    LEASE_MAX,
     Alteration,
     Batch,
     CompactedError,
@@ -400,7 +401,7 @@ def _create(path: str) -> None:
     os.close(directory)
 
 
-def _refusal(transaction: Transaction) -> RefusedError | None:
+def _refusal(transaction: Transaction) -> StoreError | None:
     """Return why a transaction makes no sense whatever the database holds."""
     put: set[str] = set()
     below = {operation.key for operation in transaction.operations if isinstance(operation, Remove) and operation.below}
@@ -413,6 +414,8 @@ def _refusal(transaction: Transaction) -> RefusedError | None:
             continue
         if key in put or key in removed or any(parent in below for parent in _parents(key)):
             return RefusedError(f"{key} is written twice in one transaction", "write it once, or in two transactions")
+        if not 0 <= operation.lease <= LEASE_MAX:
+            return lease_lost(operation.lease)
         if len(operation.value) > VALUE_BYTES_MAX:
             return RefusedError(f"the value of {key} is longer than {VALUE_BYTES_MAX} bytes", "make it smaller")
         put.add(key)

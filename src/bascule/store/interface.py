@@ -11,13 +11,15 @@ An error is never data: a store that cannot be read raises, it never gives an em
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Literal, Protocol, runtime_checkable
+from typing import Final, Literal, Protocol, runtime_checkable
 
 import msgspec
 
 from bascule.model.problems import Problem
 
 Kind = Literal["embedded", "etcd", "file", "vulcand"]
+LEASE_MAX: Final = (1 << 63) - 1
+"""Leases are numbers from 1 to this one."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):

@@ -16,9 +16,11 @@ from bascule.store.etcd.history import encode_record
 from bascule.store.etcd.layout import Layout
 from bascule.store.etcd.reader import entry_of
 from bascule.store.interface import (
+    LEASE_MAX,
     Alteration,
     ConflictError,
     Entry,
+    LeaseLostError,
     Put,
     Record,
     RefusedError,
@@ -116,6 +118,8 @@ class Committer:
         for operation in transaction.operations:
             names.add(operation.key)
             if isinstance(operation, Put):
+                if not 0 <= operation.lease <= LEASE_MAX:
+                    raise LeaseLostError(f"lease {operation.lease} is none", "grant one, and put everything by that")
                 put = rpc.PutRequest(key=layout.key(operation.key), value=operation.value, lease=operation.lease)
                 changes.append(rpc.RequestOp(request_put=put))
                 continue
