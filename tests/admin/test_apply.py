@@ -1,7 +1,9 @@
 """Whole trees and lists of operations, the history of them, and the way back."""
 
+import json
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,6 +65,25 @@ def test_operations_are_all_or_nothing(app: LocalAdmin) -> None:
     assert app.ask("POST", "/v1/apply", fresh).status == 200
     assert "x" in tree(app)["backends"]
     assert "frontends" not in tree(app)
+
+
+def test_prune_spares_what_was_registered_in_between(app: LocalAdmin, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = {"key": "backends/app/servers/late", "value": {"url": "http://127.0.0.1:7"}}
+    reading, store = app.live.reading, app.live.store
+    raced = []
+
+    async def then_somebody_registers(at_least: int = 0) -> Reading:
+        found = await reading(at_least)
+        if not raced:
+            raced.append(await store.grant(60_000))
+            value = json.dumps(server["value"]).encode()
+            await store.commit(Transaction((Put(str(server["key"]), value, raced[0]),)))
+        return found
+
+    monkeypatch.setattr(app.live, "reading", then_somebody_registers)
+    reply = app.ask("POST", "/v1/apply", {"tree": {"listeners": {"w": {"address": "127.0.0.1:1"}}}, "prune": True})
+    assert reply.status == 200, reply.data
+    assert tree(app)["backends"] == {"app": {"servers": {"late": server["value"]}}}
 
 
 def test_an_owner_goes_with_what_is_below_it_named_or_not(app: LocalAdmin) -> None:

@@ -2,12 +2,14 @@
 something else than it says."""
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from admin.local import LocalAdmin
+from bascule.admin import events
 from bascule.cli.main import main
 from kit.waiting import free_port, until
 
@@ -72,6 +74,20 @@ def test_times_that_are_none(bascule: Run, timeout: str, capsys: pytest.CaptureF
 def test_a_message_of_several_lines_becomes_one(bascule: Run, api: LocalAdmin) -> None:
     assert bascule("set", "backends/new", "balance=wrr", "-m", "first\nSecond: ü\r\n\n€") == 0
     assert api.ask("GET", "/v1/history").json["items"][0]["message"] == "first Second: ü €"
+
+
+def test_watching_ends_with_its_token(
+    bascule: Run, api: LocalAdmin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(events, "HEARTBEAT_S", 0.05)
+    statuses: list[int] = []
+    watching = threading.Thread(target=lambda: statuses.append(bascule("watch")), daemon=True)
+    watching.start()
+    until(lambda: api.live.queues, "somebody follows", 20)
+    assert api.ask("DELETE", "/v1/tokens/t").status == 204
+    watching.join(20)
+    assert statuses == [1]
+    assert "bascule token add" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("url", ["http://[::1", "ftp://x", "http://", "http://h:port", "http://h/path"])

@@ -142,7 +142,7 @@ def way_back(now: Reading, then: Reading, keys: tuple[str, ...]) -> tuple[list[P
         if present is None or not same(key, present.value, entry.value):
             operations.append(Put(key, entry.value))
     gone = {key for key, entry in now.entries.items() if wanted(key) and key not in then.entries and not entry.lease}
-    removed = removals(gone, now.entries, {operation.key for operation in operations})
+    removed = removals(gone, now.entries, {operation.key for operation in operations}, now.revision)
     touched = [*(operation.key for operation in operations), *sorted(gone)]
     compares = [Compare(key, now.entries[key].modified if key in now.entries else 0) for key in touched]
     return [*operations, *removed], compares

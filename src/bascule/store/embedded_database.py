@@ -275,6 +275,9 @@ class Database:
             row = connection.execute("SELECT modified FROM objects WHERE key = ?", (compare.key,)).fetchone()
             if (modified := row[0] if row else 0) != compare.modified:
                 return ConflictError(compare.key, modified)
+        for operation in transaction.operations:
+            if isinstance(operation, Remove) and (newer := _newer(connection, operation)) is not None:
+                return newer
         if (refusal := _refusal(transaction)) is not None:
             return refusal
         puts = [operation for operation in transaction.operations if isinstance(operation, Put)]
@@ -427,6 +430,18 @@ def _parents(key: str) -> Iterator[str]:
     while end > 0:
         yield key[:end]
         end = key.rfind("/", 0, end)
+
+
+def _newer(connection: sqlite3.Connection, operation: Remove) -> ConflictError | None:
+    """Return the conflict of a removal with something below that its author did not know."""
+    if not (operation.known and operation.below):
+        return None
+    key = operation.key
+    row = connection.execute(
+        "SELECT key, modified FROM objects WHERE key > ? AND key < ? AND modified > ? LIMIT 1",
+        (key + "/", key + "0", operation.known),
+    ).fetchone()
+    return None if row is None else ConflictError(*row)
 
 
 def _existing(connection: sqlite3.Connection, transaction: Transaction) -> list[str]:

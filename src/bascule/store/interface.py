@@ -82,10 +82,15 @@ class Put(msgspec.Struct, frozen=True, gc=False):
 
 
 class Remove(msgspec.Struct, frozen=True, gc=False):
-    """Remove a key and, with `below`, everything below it (`<key>/...`, never `<key>0`). Absent is no error."""
+    """Remove a key and, with `below`, everything below it (`<key>/...`, never `<key>0`). Absent is no error.
+
+    With `known`, ConflictError when something below it was put after that revision: whoever wrote the transaction has not
+    seen it, and cannot mean it.
+    """
 
     key: str
     below: bool = True
+    known: int = 0
 
 
 class Transaction(msgspec.Struct, frozen=True, gc=False):
