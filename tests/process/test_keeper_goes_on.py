@@ -20,6 +20,7 @@ from bascule.process.orphaned import MeetingPlace
 from bascule.process.poller import Poller
 from bascule.process.program import UnusableError, from_message
 from bascule.process.receipt import queues, remember
+from bascule.process.state_directory import StateDirectory, StateDirectoryError
 from kit.waiting import until
 from process.balancer import Balancer, serves
 from process.test_service_manager import Manager
@@ -204,6 +205,16 @@ def test_ready_is_said_after_a_reload_that_an_upgrade_overtook(start: Start, tmp
     assert order(balancer, program=newer, at={"lending": reload})["receipt"]["ok"]
     until(lambda: manager.heard("READY=1"), "its end")
     assert upgrade_state(balancer)["version"] == "2.0.0"
+
+
+def test_a_state_directory_that_everybody_may_write_to_is_refused(tmp_path: Path) -> None:
+    """What is recorded there is whom a keeper signals, and whose sockets it takes over."""
+    for mode in (0o777, 0o1777, 0o702):
+        tmp_path.chmod(mode)
+        with pytest.raises(StateDirectoryError, match="everybody may write into the state directory"):
+            StateDirectory(str(tmp_path))
+    tmp_path.chmod(0o770)
+    StateDirectory(str(tmp_path)).release()
 
 
 # ---- orphans

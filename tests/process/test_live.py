@@ -256,7 +256,9 @@ def test_a_freeze_before_anything_is_in_force_outlives_every_process(begin: Begi
 
     master = live.status()["master"]["pid"]
     os.kill(master, signal.SIGKILL)  # what has been answered is on disk
-    until(lambda: live.recorded() and master not in live.recorded() and frozen(), "a successor that is frozen", 30, 0.05)
+    until(
+        lambda: live.recorded() and master not in live.recorded() and frozen(), "a successor that is frozen", 30, 0.05
+    )
     status, answer = live.ask("POST", "/v1/apply", {"tree": tree({"web": f"127.0.0.1:{port}"}, origin.address)})
     assert status == 200, answer
     live.__exit__(None, None, None)  # every process, as a machine that loses its power

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import time
 
 from bascule.process import wire
@@ -85,6 +86,13 @@ class StateDirectory:
     def _lock(self) -> int:
         for attempt in range(1, LOCK_ATTEMPTS + 1):
             os.makedirs(self.path, mode=0o700, exist_ok=True)
+            if (
+                os.stat(self.path).st_mode & stat.S_IWOTH
+            ):  # who we signal, and whose sockets we take over, is said there
+                raise StateDirectoryError(
+                    f"everybody may write into the state directory {self.path}, and so decide what the keeper does; "
+                    f"`chmod 700 {self.path}`, or choose another with --state DIR"
+                )
             try:
                 descriptor = os.open(self.file(PID_FILE), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             except FileNotFoundError:
