@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bascule.process.systemd import job_under_way
 from kit.client import RawClient, get
 from kit.origin import ScriptedOrigin
 from kit.waiting import free_port, until
@@ -73,7 +74,7 @@ def test_a_restart_leaves_the_queues_to_the_next(start: Start, port: int, manage
     with Load(port, clients=3) as load:
         load.more(30)
         # What ExecStop= of the unit leaves there, before TERM is sent.
-        (balancer.state / "job").write_text("123 bascule.service restart running\n")
+        balancer.state.with_suffix(".job").write_text("123 bascule.service restart running\n")
         balancer.signal(signal.SIGTERM)
         assert balancer.wait() == 0
         clients = queue(port, 20)
@@ -89,7 +90,7 @@ def test_a_restart_leaves_the_queues_to_the_next(start: Start, port: int, manage
 def test_a_stop_empties_the_queues_and_the_store(start: Start, port: int, manager: Manager) -> None:
     balancer = start(workers=1, environment=manager.environment())
     until_held(manager, slots("web", range(24)))
-    (balancer.state / "job").write_text("123 bascule.service stop running\n")
+    balancer.state.with_suffix(".job").write_text("123 bascule.service stop running\n")
     pid = balancer.until_workers(1)[0]
     os.kill(pid, signal.SIGSTOP)
     clients = queue(port, 20)
@@ -179,3 +180,18 @@ def test_workers_that_outlive_their_keeper_and_the_store_have_the_same_sockets(
     until_held(manager, slots("web", range(24)))
     assert inodes(manager) == before
     assert "belongs to no listener" not in again.log()
+
+
+def test_the_job_of_the_manager_is_read_where_only_root_can_write(tmp_path: Path) -> None:
+    """The unit has root write it: in a directory of the service's user, that would follow any link he puts there."""
+    state = tmp_path / "bascule"
+    state.mkdir()
+    (state / "job").write_text("1 bascule.service restart running\n")
+    assert job_under_way(str(state)) == ""
+    job = tmp_path / "bascule.job"
+    job.write_text("1 bascule.service restart running\n")
+    assert job_under_way(str(state)) == "restart"
+    os.utime(job, (1, 1))
+    assert job_under_way(str(state)) == ""
+    unit = Path(__file__).parents[2] / "docs" / "bascule.service"
+    assert ">%t/bascule.job" in unit.read_text()

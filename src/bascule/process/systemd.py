@@ -6,6 +6,7 @@ import _socket
 import errno
 import os
 import struct
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 LISTEN_FDS_START = 3
-JOB_FILE = "job"
+JOB_SUFFIX = ".job"
+JOB_MAX_S = 60.0
+"""How old the file may be: it is written just before TERM, and one of an earlier end is none of this one."""
 
 
 class Notifier:
@@ -79,9 +82,12 @@ def job_under_way(directory: str) -> str:
 
     sd_notify(3) cannot be asked, and a service of another user than root may not ask D-Bus. The unit does, in ExecStop=,
     which runs before TERM is sent, and leaves the answer in a file: a line "JOB UNIT TYPE STATE" of `systemctl list-jobs`.
+    Root writes that file, so it is beside the state directory (/run/bascule.job), where the service's user can put no link.
     """
     try:
-        with open(os.path.join(directory, JOB_FILE), encoding="ascii", errors="replace") as file:
+        with open(directory + JOB_SUFFIX, encoding="ascii", errors="replace") as file:
+            if time.time() - os.fstat(file.fileno()).st_mtime > JOB_MAX_S:
+                return ""
             fields = file.readline(1000).split()
     except OSError:
         return ""
