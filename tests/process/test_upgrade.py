@@ -175,7 +175,9 @@ def test_what_the_command_prints(served: Running) -> None:
     back = command(served.balancer, "--back", "--json", "--reason", "it was a try")
     receipt = json.loads(back.stdout)
     assert (back.returncode, receipt["kind"], receipt["reason"]) == (0, "back", "it was a try")
-    assert "resting" not in command(served.balancer, "--status").stdout
+    status = command(served.balancer, "--status").stdout
+    assert "serves, version" in status
+    assert "waits for another" not in status
 
 
 def test_new_workers_have_imported_all_they_need_before_they_serve(served: Running) -> None:

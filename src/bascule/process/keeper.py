@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 DRAIN_TIMEOUT_MS = 30_000
 PROBATION_MS = 300_000
 HEARTBEAT_S = 5.0
+STOP_GRACE_S = 15.0
+"""Beyond the drain: for queues to be emptied before it (5 s) and processes to be killed after it (2 s). Then whatever is
+left has failed to end, and is ended."""
 AFTER_FAILURE_S = 0.01
 """A pause, so that what fails again and again does not take a whole processor."""
 
@@ -358,6 +361,7 @@ class Keeper:
         crew = self._crew
         crew.stopping = True
         deadline_ms = crew.drain_timeout_ms
+        self._poller.call_later(deadline_ms / 1000 + STOP_GRACE_S, self._stop_at_once)
         self._log.info("stopping", drain_timeout_s=deadline_ms / 1000)
         self._notifier.send("STOPPING=1", "STATUS=Draining")
         crew.cancel_restarts()
