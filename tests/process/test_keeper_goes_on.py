@@ -21,6 +21,7 @@ from bascule.process.poller import Poller
 from bascule.process.program import UnusableError, from_message
 from bascule.process.receipt import queues, remember
 from bascule.process.state_directory import StateDirectory, StateDirectoryError
+from bascule.process.upgrade_views import metrics_part
 from kit.waiting import until
 from process.balancer import Balancer, serves
 from process.test_service_manager import Manager
@@ -47,6 +48,20 @@ def test_a_damaged_history_is_gone_on_with(tmp_path: Path, text: bytes) -> None:
     remember(str(path), {"kind": "upgrade", "ok": False})
     last = wire.loads(path.read_text(errors="replace").splitlines()[-1])
     assert last["totals"]["replacements"] == {"upgrade failed": 1}
+
+
+def test_metrics_of_a_damaged_receipt() -> None:
+    for damaged in ({"totals": None}, {"totals": {"replacements": [], "connections": {"x": "y"}}}, {}):
+        text = metrics_part({"version": "1", "generation": 2}, [damaged])
+        assert b'bascule_upgrades_total{kind="upgrade",result="done"} 0' in text
+
+
+def test_totals_go_on_over_a_damaged_line(tmp_path: Path) -> None:
+    path = tmp_path / "upgrades.jsonl"
+    remember(str(path), {"kind": "upgrade", "ok": True})
+    path.write_text(path.read_text() + '{"half": \n')
+    remember(str(path), {"kind": "upgrade", "ok": True})
+    assert wire.loads(path.read_text().splitlines()[-1])["totals"]["replacements"] == {"upgrade done": 2}
 
 
 def test_totals_go_on(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def summary(document: dict[str, Any]) -> dict[str, Any]:
 def remember(path: str, document: dict[str, Any]) -> None:
     """Append a receipt to the history, which keeps the newest HISTORY_MAX, with the totals of all that ever were."""
     lines = history_lines(path)[-(HISTORY_MAX - 1) :]
-    document["totals"] = totals(_totals_of(lines[-1]) if lines else {}, document)
+    document["totals"] = totals(_totals_before(lines), document)
     temporary = path + ".new"
     with open(temporary, "w", encoding="utf-8") as file:
         file.write("".join(line + "\n" for line in [*lines, wire.dumps(document)]))
@@ -169,13 +169,19 @@ def totals(before: dict[str, dict[str, int]], document: dict[str, Any]) -> dict[
     return counts
 
 
-def _totals_of(line: str) -> dict[str, dict[str, int]]:
-    """Return the totals of a receipt, or as much as can be read of a file that a disk or an editor has damaged: the keeper
-    must not end of it."""
-    try:
-        found = wire.loads(line).get("totals")
-    except (ValueError, AttributeError):
-        return {}
+def _totals_before(lines: list[str]) -> dict[str, dict[str, int]]:
+    for line in reversed(lines):
+        try:
+            return totals_of(wire.loads(line))
+        except ValueError:
+            continue  # damaged; the one before says nearly as much
+    return {}
+
+
+def totals_of(receipt: object) -> dict[str, dict[str, int]]:
+    """Return the totals of a receipt, or as much as can be read of one that a disk or an editor has damaged: neither keeper
+    nor metrics end of it."""
+    found = receipt.get("totals") if isinstance(receipt, dict) else None
     parts = found.items() if isinstance(found, dict) else ()
     return {
         name: {what: count for what, count in counts.items() if isinstance(count, int)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bascule.admin.metrics import escape
-from bascule.process.receipt import HISTORY_FILE, history_lines, summary
+from bascule.process.receipt import HISTORY_FILE, history_lines, summary, totals_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,7 +66,7 @@ def metrics_part(state: Mapping[str, Any], receipts: Sequence[dict[str, Any]]) -
     family(
         "upgrade_probation_seconds", "gauge", "How long the version before can still be switched back to.", {"": left_s}
     )
-    totals = receipts[-1].get("totals", {}) if receipts else {}
+    totals = totals_of(receipts[-1]) if receipts else {}
     replacements = {
         f'{{kind="{kind}",result="{result}"}}': totals.get("replacements", {}).get(f"{kind} {result}", 0)
         for kind in ("upgrade", "back")
