@@ -172,9 +172,11 @@ def totals(before: dict[str, dict[str, int]], document: dict[str, Any]) -> dict[
 def _totals_before(lines: list[str]) -> dict[str, dict[str, int]]:
     for line in reversed(lines):
         try:
-            return totals_of(wire.loads(line))
+            found = totals_of(wire.loads(line))
         except ValueError:
-            continue  # damaged; the one before says nearly as much
+            continue
+        if found:  # else it is damaged, and the one before says nearly as much
+            return found
     return {}
 
 
