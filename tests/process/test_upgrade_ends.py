@@ -395,3 +395,30 @@ def test_a_program_of_another_kind_after_one_that_was_python_m(begin: Callable[.
     probe.chmod(0o755)
     assert not order(balancer, program=str(probe))["receipt"]["ok"]
     assert seen.read_text().strip() == str(site)
+
+
+FAULT_AT_THE_COMMIT = """
+_rest = Crew.rest
+def rest(self, deadline_ms):
+    Crew.rest = _rest
+    raise OSError(24, "Too many open files")
+Crew.rest = rest
+"""
+
+
+def test_what_goes_wrong_after_the_commit_is_no_failure_before_it(
+    begin: Callable[..., Balancer], tmp_path: Path, new: Version, port: int
+) -> None:
+    """Who has given its slots back cannot serve on: the candidate that has them must not be ended then."""
+    old = Version(tmp_path / "1.0", "1.0", {"process/crew.py": FAULT_AT_THE_COMMIT})
+    old.set(patience_lending="5")
+    balancer = begin(program=[str(old.launcher)])
+    with Load(("127.0.0.1", port), clients=2, pause_s=0.02) as load:
+        receipt = order(balancer, program=new)["receipt"]
+        assert receipt["ok"], receipt
+        until(balancer.ready, "the new master", 20.0)
+        assert upgrade_state(balancer)["version"] == "1.1"
+        assert "a step of the keeper failed" in balancer.log()
+        count = load.result.statuses.total()
+        until(lambda: load.result.statuses.total() > count + 10, "requests", 20.0)
+    assert load.result.failures == {}

@@ -117,7 +117,7 @@ def _ask(running: Running, message: dict[str, Any], *, quiet: bool) -> dict[str,
             link.send(message)
         return _answer(link, quiet=quiet)
     except LinkClosedError:
-        raise Failure("the keeper ended meanwhile", "see its log") from None
+        raise Failure("the keeper ended meanwhile, or too many commands are asking it", "see its log") from None
     finally:
         link.close()
 

@@ -132,6 +132,8 @@ class Generation:
             self.link.send(message, descriptors)
         except LinkClosedError:
             return  # it is dying; the next one is told everything anew
+        except OSError:
+            self._silent()  # no descriptor is left for a message that has to wait, so the next one is told it
 
     def reaped(self, pid: int, status: int) -> bool:
         """Take note of a dead child; False when it is none of ours."""

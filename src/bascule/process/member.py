@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
+import os
 import time
 
 from bascule.process.link import Link, LinkClosedError
@@ -57,3 +59,9 @@ class Worker:
             self.link.send(message, descriptors)
         except LinkClosedError:
             return
+        except OSError:
+            # No descriptor is left for a message that has to wait. Without a slot it is not lent, without an heir it has one
+            # less; without what a worker needs to start, it cannot.
+            if self.state == STARTING:
+                self.failure = "the keeper is out of descriptors"
+                os.kill(self.pid, _signal.SIGKILL)

@@ -319,6 +319,10 @@ class Upgrade:
         assert new is not None
         assert self._receipt is not None
         self._lending.commit()
+        # Whatever goes wrong from here on, nothing may be taken for a failure before the commit: who has no slots any more
+        # cannot serve on. At worst the patience of this phase ends, and the old generation leaves.
+        self._receipt.phase_ended(self.phase)
+        self.phase = TAKING_OVER
         self.probation.end()
         self.probation.baseline = self._baseline
         self._receipt.committed(old, new, self._lending)
