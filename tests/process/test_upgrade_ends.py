@@ -422,3 +422,19 @@ def test_what_goes_wrong_after_the_commit_is_no_failure_before_it(
         count = load.result.statuses.total()
         until(lambda: load.result.statuses.total() > count + 10, "requests", 20.0)
     assert load.result.failures == {}
+
+
+@pytest.mark.parametrize("how", ["hangs", "fails"])
+def test_a_script_around_a_program_leaves_nothing_behind_when_it(
+    begin: Callable[..., Balancer], old: Version, tmp_path: Path, how: str
+) -> None:
+    pids, launcher = tmp_path / "pid", tmp_path / "script"
+    end = "wait" if how == "hangs" else "exit 1"
+    launcher.write_text(f"#!/bin/sh\nsleep 1000 &\necho $! > {pids}.new && mv {pids}.new {pids}\n{end}\n")
+    launcher.chmod(0o755)
+    balancer = begin()
+    old.set(patience_asking="5")
+    failed = order(balancer, program=str(launcher))["receipt"]["failed"]
+    assert ("took longer than 5 s" if how == "hangs" else "exit status 1") in failed
+    started = int(pids.read_text())
+    until(lambda: gone(started), "the end of what the script has started", 20.0)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import os
 
 from bascule.process import program as programs
-from bascule.process.spawn import describe_exit
+from bascule.process.spawn import describe_exit, end_asked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,13 +50,14 @@ class Asking:
             self._link = None
         pid, self._pid = self._pid, 0
         if pid:
-            os.kill(pid, _signal.SIGKILL)
+            end_asked(pid)
 
     def reaped(self, pid: int, status: int) -> bool:
         """Take note of a dead child; False when it was not the program that was asked."""
         if pid != self._pid:
             return False
         self._pid = 0
+        end_asked(pid)
         if self._link is not None:
             self._poller.drain(self._link)
         self.end()

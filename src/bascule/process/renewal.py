@@ -6,11 +6,10 @@ IDLE -renew-> WAITING -nothing under way-> CHECKING -the new version can read th
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]
 import os
 
 from bascule.process import succession
-from bascule.process.spawn import describe_exit
+from bascule.process.spawn import describe_exit, end_asked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,8 +88,8 @@ class Renewal:
                 os.close(memory)
 
     def _late(self, pid: int) -> None:
-        if self._check == pid:  # not reaped yet, so that the pid is still its own
-            os.kill(pid, _signal.SIGKILL)
+        if self._check == pid:
+            end_asked(pid)
 
     def _become(self, program: Program) -> None:
         document = self._describe()

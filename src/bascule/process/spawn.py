@@ -10,6 +10,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Any
 
 
 def spawn(
@@ -30,8 +31,13 @@ def spawn(
     return launch(command, descriptors, {"PYTHONPATH": path or os.pathsep.join(sys.path)})
 
 
-def launch(command: list[str], descriptors: Sequence[int], environment: dict[str, str]) -> int:
-    """Start a command, a path and its arguments, with `descriptors` and this environment beside ours; return its pid."""
+def launch(
+    command: list[str], descriptors: Sequence[int], environment: dict[str, str], *, own_group: bool = False
+) -> int:
+    """Start a command, a path and its arguments, with `descriptors` and this environment beside ours; return its pid.
+
+    `own_group`: it is the first of a process group, with which all that it starts can be ended too."""
+    group: dict[str, Any] = {"setpgroup": 0} if own_group else {}
     for descriptor in descriptors:
         os.set_inheritable(descriptor, True)
     try:
@@ -41,6 +47,7 @@ def launch(command: list[str], descriptors: Sequence[int], environment: dict[str
             {**os.environ, **environment},
             setsigmask=(),
             setsigdef=(_signal.SIGPIPE, _signal.SIGXFSZ),
+            **group,
         )
     finally:
         for descriptor in descriptors:
@@ -48,10 +55,19 @@ def launch(command: list[str], descriptors: Sequence[int], environment: dict[str
 
 
 def ask(command: list[str], descriptors: Sequence[int], environment: dict[str, str]) -> int:
-    """Launch a command that only answers a question: it leaves the processors to who serves."""
-    pid = launch(command, descriptors, environment)
+    """Launch a command that only answers a question: it leaves the processors to who serves. To be ended by `end_asked`."""
+    pid = launch(command, descriptors, environment, own_group=True)
     make_patient(pid)
     return pid
+
+
+def end_asked(pid: int) -> None:
+    """Kill a command that was asked something, and what it has started: it may be a script around the program. Also right
+    after it was reaped, when only the latter may be left."""
+    try:
+        os.killpg(pid, _signal.SIGKILL)
+    except OSError:
+        return  # nobody is left
 
 
 PATIENT_NICE = 15
