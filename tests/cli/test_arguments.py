@@ -2,6 +2,8 @@
 something else than it says."""
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -106,3 +108,19 @@ def test_what_a_token_file_holds_is_never_shown(
     captured = capsys.readouterr()
     assert json.loads(captured.out)["remedy"]
     assert SECRET not in captured.out + captured.err
+
+
+@pytest.mark.parametrize("command", [["run", "--state", "STATE"], ["import", "vulcand"]])
+@pytest.mark.parametrize("endpoint", [f"http://root:{SECRET}@127.0.0.1:1", f"127.0.0.1:1,root:{SECRET}@127.0.0.1:1"])
+def test_a_password_in_an_endpoint_is_refused_and_not_shown(tmp_path: Path, command: list[str], endpoint: str) -> None:
+    words = [str(tmp_path) if word == "STATE" else word for word in command]
+    ended = subprocess.run(
+        [sys.executable, "-m", "bascule", *words, "--etcd", endpoint],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "password_file" in ended.stderr
+    assert SECRET not in ended.stdout + ended.stderr
