@@ -18,7 +18,7 @@ import msgspec
 
 from bascule.store.etcd.client import END, EtcdClient, rpc
 from bascule.store.etcd.layout import Layout
-from bascule.store.interface import Alteration, Record, StoreError
+from bascule.store.interface import HISTORY_BYTES_MAX, Alteration, Record, StoreError, size_of
 
 RECORDS_KEPT: Final = 2_000
 PRUNE_EVERY: Final = 50
@@ -86,10 +86,17 @@ class History:
             max_create_revision=max(0, before - 1),
         )
         response = await self._client.call("KV", "Range", request)
-        records = [decode_record(kv.create_revision, kv.value) for kv in response.kvs]
-        known = {record.revision: record for record in records if record is not None}
+        known: dict[int, Record] = {}
+        total = 0
+        for kv in response.kvs:
+            record = decode_record(kv.create_revision, kv.value)
+            if record is not None:
+                known[record.revision] = record
+                total += size_of(record)
+            if total > HISTORY_BYTES_MAX:
+                break
         end = before or response.header.revision + 1
-        start = min(known) if len(known) >= limit else 1
+        start = min(known) if len(known) >= limit or total > HISTORY_BYTES_MAX else 1
         for record in await self._foreign(max(start, end - FOREIGN_REVISIONS_MAX), end, known):
             known[record.revision] = record
         # A transaction that changed nothing has a record (it says that it was carried out) but is no history.
