@@ -1,8 +1,11 @@
 """Who may do what: the Unix socket's user, bearer tokens and their roles on TCP, TLS, and how tokens are kept."""
 
+import contextlib
 import json
 import os
+import resource
 import shutil
+import socket
 import ssl
 import stat
 import subprocess
@@ -13,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from admin.local import LocalAdmin
+from bascule.admin import events, handshakes
 from bascule.admin.access import FAILURES_MAX
 from bascule.admin.address import AddressError, check_admin, parse_address
 from bascule.admin.endpoint import Role
@@ -102,6 +106,40 @@ def test_a_removed_token_opens_nothing(remote: Remote) -> None:
     assert remote.ask("admin", "POST", "/v1/tokens", {"name": "x", "role": "king"}) == 400
 
 
+def test_a_removed_token_ends_its_stream_of_events(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "HEARTBEAT_S", 0.05)
+    streams = {}
+    with contextlib.ExitStack() as stack:
+        for role in ("viewer", "operator"):
+            connection = stack.enter_context(remote.api.connection(remote.address))
+            connection.request("GET", "/v1/events", headers={"Authorization": f"Bearer {remote.secrets[role]}"})
+            streams[role] = connection.getresponse()
+            assert streams[role].status == 200
+            assert b"retry" in streams[role].readline()
+        assert remote.ask("admin", "DELETE", "/v1/tokens/a-viewer") == 204
+        assert remote.ask("admin", "POST", "/v1/tokens", {"name": "a-viewer", "role": "viewer"}) == 201
+        streams["viewer"].read()  # comes back when it has ended
+        for _ in range(5):
+            assert streams["operator"].readline(), "nobody else's ends"
+
+
+def test_a_full_disk_takes_no_token_and_loses_none(tmp_path: Path) -> None:
+    tokens = Tokens(str(tmp_path / "tokens.json"))
+    _, secret = tokens.add("one", "admin")
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (os.stat(tokens.path).st_size + 20, hard))
+    try:
+        with pytest.raises(TokenError) as caught:
+            tokens.add("two", "viewer")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert caught.value.remedy
+    assert Tokens(tokens.path).principal(secret) is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["tokens.json"]
+    assert tokens.remove("one")
+    assert tokens.principal(secret) is None
+
+
 def test_secrets_are_nowhere_but_in_the_first_answer(remote: Remote) -> None:
     api = remote.api
     file = api.directory / "tokens.json"
@@ -135,7 +173,7 @@ def test_the_unix_socket_is_the_owners(api: LocalAdmin) -> None:
     assert api.ask("GET", "/v1/tokens", Authorization="Bearer nonsense").status == 200
 
 
-def test_tls(tmp_path: Path) -> None:
+def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("openssl") is None:
         pytest.fail("openssl is missing: apt-get install openssl")
     certificate, key, port = tmp_path / "cert.pem", tmp_path / "key.pem", free_port()
@@ -155,11 +193,17 @@ def test_tls(tmp_path: Path) -> None:
         assert reply.status == 200
         with pytest.raises((OSError, ssl.SSLError, ValueError, Exception)):
             api.ask("GET", "/v1/status", address=address)
+        # Who never says a word is let go, and as many as may wait keep nobody else out for longer.
+        monkeypatch.setattr(handshakes, "CONNECTIONS_MAX", 5)
+        monkeypatch.setattr(handshakes, "HEAD_TIMEOUT_S", 1.0)
+        with contextlib.ExitStack() as stack:
+            silent = [stack.enter_context(socket.create_connection(address, 20)) for _ in range(20)]
+            assert [client.recv(1) for client in silent] == [b""] * 20
+            reply = api.ask("GET", "/v1/status", address=address, tls=context, Authorization=f"Bearer {secret}")
+            assert reply.status == 200
 
 
 def test_an_address_in_use_is_waited_for(tmp_path: Path) -> None:
-    import socket
-
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         holder.bind(("127.0.0.1", 0))

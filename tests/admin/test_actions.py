@@ -1,5 +1,6 @@
 """What was done to a node: bounded, ordered, and readable whatever happens to its file."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,23 @@ def test_a_damaged_line_is_left_out(tmp_path: Path) -> None:
         file.write(b'{"at_s": cut off\n')
     kept.add("root", "unfreeze", {})
     assert [action.action for action in kept.latest(5)] == ["unfreeze", "adopt"]
+
+
+def test_a_line_that_was_cut_off_costs_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "actions.jsonl"
+    kept = Actions(str(path))
+    kept.add("root", "adopt", {})
+    with path.open("ab") as file:
+        file.write(b'{"at_s": 17')
+    kept.add("root", "freeze", {})
+    kept.add("root", "unfreeze", {})
+    assert [action.action for action in kept.latest(5)] == ["unfreeze", "freeze", "adopt"]
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, hard))
+    try:
+        with pytest.raises(OSError, match="space"):
+            kept.add("root", "reload", {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    kept.add("root", "adopt", {})
+    assert [action.action for action in kept.latest(2)] == ["adopt", "unfreeze"]

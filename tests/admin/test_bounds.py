@@ -60,6 +60,19 @@ def test_long_heads(api: LocalAdmin, piece: bytes) -> None:
     assert api.ask("GET", "/v1/status").status == 200
 
 
+@pytest.mark.parametrize("piece", [b"X-A: %s\r\n" % (b"a" * 1000), b"a" * 5000])
+def test_long_trailers(api: LocalAdmin, piece: bytes) -> None:
+    body = b"PUT /v1/backends/a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+    with raw(api) as client:
+        send(client, body + b"X-First: ")
+        for _ in range(200):
+            send(client, piece)
+        assert b" 431 " in answer(client)
+    with raw(api) as client:
+        send(client, body + b"X-A: b\r\n\r\nGET /v1/status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert answer(client).count(b"HTTP/1.1 200 ") == 2
+
+
 def test_slow_heads_and_silence(api: LocalAdmin, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_module, "HEAD_TIMEOUT_S", 0.2)
     for begin in (b"", b"GET /v1/status HTTP/1.1\r\nHost:", b"\r\n"):

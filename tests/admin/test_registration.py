@@ -65,6 +65,9 @@ def test_put_with_ttl(app: LocalAdmin) -> None:
     assert app.ask("PUT", f"/v1/leases/{reply.json['lease']}").status == 200
     assert app.ask("PUT", L1, SERVER["value"]).status == 200
     assert app.ask("GET", L1).json["lease"] is None, "set without ttl, it lives by itself"
+    for ttl in ("100ms", "25h", "999999999h"):
+        for query in ("", "&dry_run"):
+            assert app.ask("PUT", f"{L1}?ttl={ttl}{query}", SERVER["value"]).status == 422
 
 
 def test_drain_and_undrain_keep_the_lease(app: LocalAdmin) -> None:

@@ -76,6 +76,14 @@ def test_one_that_is_held_first_has_vanished_all_the_same(world: World) -> None:
     assert world.soften(GONE) == [GONE]
 
 
+def test_who_never_was_in_force_is_forgotten_in_the_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bascule.change.departures.VANISHED_MAX", 10)
+    world.departures.saw([Event(f"backends/none/servers/{number}", None, expired=True) for number in range(1000)])
+    world.departures.saw([Event(A, None, expired=True)])
+    assert len(world.departures._vanished) == 10
+    assert world.soften(GONE) == [GONE]
+
+
 def test_one_that_came_back_in_between_has_not(world: World) -> None:
     world.departures.saw([Event(A, None, expired=True)])
     world.departures.saw([Event(A, Entry(A, b"{}", 1, 1))])

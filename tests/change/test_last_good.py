@@ -269,6 +269,23 @@ def test_a_flush_that_fails_says_so_at_once(bench: Bench, monkeypatch: pytest.Mo
     assert writer.flush()
 
 
+def test_an_error_nobody_thought_of_is_told_and_writing_goes_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bascule.change.last_good.RETRY_S", (0.01, 0.05))
+    state = GateState((Freeze(by="operator", reason="night", since_s=5.0),))
+    with monkeypatch.context() as broken:
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("no disk has ever said this")
+
+        broken.setattr("bascule.change.last_good.replace_file", fail)
+        writer = bench.open()
+        writer.note_gates(state)
+        assert not writer.flush(600)
+        assert "no disk has ever" in writer.status().error
+    until(lambda: bench.open().load_gates() == state, "written all the same")
+    assert writer.flush()
+
+
 def test_changes_close_together_are_written_together(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     frames: list[Frame] = []
     append: Callable[[Journal, Frame], None] = Journal.append

@@ -8,7 +8,7 @@ import pytest
 
 from bascule.store.etcd import pace, reader
 from bascule.store.etcd.store import EtcdStore
-from bascule.store.interface import Batch, Put, Remove, Transaction
+from bascule.store.interface import Batch, Put, RefusedError, Remove, Transaction
 from kit.etcd import Etcd
 from kit.following import Follower
 
@@ -172,6 +172,26 @@ def test_left_and_vanished(shared_etcd: Etcd, how: str, vanished: bool) -> None:
             assert "backends/a/servers/2" in follower.entries
         await store.close()
         await other.close()
+
+    asyncio.run(go())
+
+
+def test_a_lease_of_another_program_is_not_ended(shared_etcd: Etcd) -> None:
+    async def go() -> None:
+        store = EtcdStore(shared_etcd.options("/mine"))
+        lease = await store.grant(60_000)
+        await store.commit(Transaction((Put("backends/a/servers/1", b"{}", lease),)))
+        shared_etcd.run("put", f"--lease={lease:x}", "/mine.locks/leader", "somebody")
+        with pytest.raises(RefusedError) as caught:
+            await store.revoke(lease)
+        assert caught.value.remedy
+        assert "/mine.locks" not in str(caught.value), "what others have is not ours to tell"
+        assert set((await store.read()).entries) == {"backends/a/servers/1"}
+        assert await store.keep_alive(lease) > 0
+        shared_etcd.delete("/mine.locks/leader")
+        await store.revoke(lease)
+        assert not (await store.read()).entries
+        await store.close()
 
     asyncio.run(go())
 

@@ -239,3 +239,29 @@ def test_a_file_can_say_where_the_configuration_lives(begin: Begin, tmp_path: Pa
     live = begin(workers=0, arguments=["-c", str(config), "--store", "embedded"])
     assert live.status()["store"]["place"] == f"{tmp_path}/elsewhere.sqlite"
     live.until_workers(1)
+
+
+def test_a_freeze_before_anything_is_in_force_outlives_every_process(begin: Begin, origin: ScriptedOrigin) -> None:
+    live, port = begin(), free_port()
+    status, answer = live.ask("POST", "/v1/freeze", {"reason": "not yet"})
+    assert status == 200, answer
+
+    def frozen() -> bool:
+        try:
+            document = live.status()
+        except (OSError, AssertionError):
+            return False
+        assert not document["listeners"]
+        return document["store"]["connected"] and "not yet" in (document["freeze"] or {}).get("reason", "")
+
+    master = live.status()["master"]["pid"]
+    os.kill(master, signal.SIGKILL)  # what has been answered is on disk
+    until(lambda: live.recorded() and master not in live.recorded() and frozen(), "a successor that is frozen", 30, 0.05)
+    status, answer = live.ask("POST", "/v1/apply", {"tree": tree({"web": f"127.0.0.1:{port}"}, origin.address)})
+    assert status == 200, answer
+    live.__exit__(None, None, None)  # every process, as a machine that loses its power
+    live.start()
+    until(frozen, "a new start that is frozen", 30, 0.05)
+    status, answer = live.ask("POST", "/v1/unfreeze")
+    assert status == 200, answer
+    until(lambda: serves(port), "a served request", 20)

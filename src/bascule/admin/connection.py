@@ -35,7 +35,9 @@ class Connection(HttpToolsProtocol):
     _read_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
-    _heads = 0
+    """Received since the last piece that is bounded elsewhere: of a head, of chunk sizes, of trailers."""
+    _pieces = 0
+    """Heads, chunks and runs of a body that have come to their end."""
     _in_head = True
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -54,12 +56,12 @@ class Connection(HttpToolsProtocol):
         self._cancel(self._write_timer)
 
     def data_received(self, data: bytes) -> None:
-        """Count what belongs to a head."""
+        """Count what belongs to a head, or to the trailers behind a body."""
         if self._in_head and self._read_timer is None:
             self._await(HEAD_TIMEOUT_S)
-        heads = self._heads if self._in_head else -1
+        pieces = self._pieces
         super().data_received(data)
-        if self._in_head and self._heads == heads and not self.transport.is_closing():
+        if self._pieces == pieces and not self.transport.is_closing():
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
                 self._refuse(431, "Request Header Fields Too Large")
@@ -67,8 +69,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is there; one that came with a single read is measured now."""
         self._in_head = False
-        self._heads += 1
-        self._head_bytes = 0
+        self._piece()
         self._await(BODY_TIMEOUT_S)
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > HEAD_BYTES_MAX:
             self._refuse(431, "Request Header Fields Too Large")
@@ -80,9 +81,19 @@ class Connection(HttpToolsProtocol):
             self.scope["extensions"] = {PEER_USER: {"id": self._peer_user}}
         super().on_headers_complete()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Nothing of a trailer is kept (RFC 9110 section 6.5.1)."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_chunk_header(self) -> None:
+        """The size of a chunk has come."""
+        self._piece()
+
     def on_message_complete(self) -> None:
         """The next byte begins a head."""
         self._in_head = True
+        self._piece()
         self._cancel(self._read_timer)
         self._read_timer = None
         if self.cycle is not None:
@@ -90,6 +101,7 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Nothing of a request that was refused is kept."""
+        self._piece()
         if self.cycle is not None and not self.transport.is_closing():
             super().on_body(body)
 
@@ -104,6 +116,10 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
         self._cancel(self._write_timer)
         self._write_timer = None
+
+    def _piece(self) -> None:
+        self._pieces += 1
+        self._head_bytes = 0
 
     def _await(self, timeout_s: float) -> None:
         self._cancel(self._read_timer)

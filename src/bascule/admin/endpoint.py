@@ -25,6 +25,8 @@ RoleName = Literal["viewer", "operator", "author", "admin"]
 BODY_BYTES_MAX: Final = 8 << 20
 """Longest request body; docs/admin-api.md says so."""
 PAGE_MAX: Final = 1000
+REVISION_MAX: Final = (1 << 62) - 1
+"""The one after it still is a number in every store."""
 
 
 class Role(enum.IntEnum):
@@ -45,6 +47,8 @@ class Principal(msgspec.Struct, frozen=True):
 
     name: str
     role: Role
+    token_sha256: str = ""
+    """Of the token's secret; empty for the Unix socket. Never in an answer."""
 
 
 class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,7 +60,9 @@ class PageQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     limit: Annotated[int, Meta(ge=1, le=PAGE_MAX, description="Items in one answer.")] = 100
     after: Annotated[str, Meta(max_length=512, description="Begin behind this one: `next` of the page before.")] = ""
-    revision: Annotated[int, Meta(ge=0, description="The state at this revision, so that all pages agree; 0: now.")] = 0
+    revision: Annotated[
+        int, Meta(ge=0, le=REVISION_MAX, description="The state at this revision, so that all pages agree; 0: now.")
+    ] = 0
 
 
 class WaitQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +19,7 @@ from bascule.admin.endpoint import Answer, Call, NoQuery
 from bascule.admin.values import changes_of
 from bascule.change.live import Notice
 from bascule.process.receipt import summary
-from bascule.store.interface import Record, StoreError
+from bascule.store.interface import Record, StoreError, large
 
 HEARTBEAT_S: Final = 10.0
 REPLAY_MAX: Final = 1000
@@ -32,10 +32,12 @@ async def follow(api: Api, call: Call[NoQuery, None]) -> Answer:
     api.event_clients.check()
     text = call.last_event_id
     known = text.isascii() and text.isdigit() and len(text) < 19 and api.live.store is not None
-    return Answer(content_type="text/event-stream", events=_stream(api, int(text) if known else None))
+    events = _stream(api, int(text) if known else None, lambda: api.tokens.stands(call.principal))
+    return Answer(content_type="text/event-stream", events=events)
 
 
-async def _stream(api: Api, after: int | None) -> AsyncGenerator[bytes, None]:
+async def _stream(api: Api, after: int | None, stands: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
+    """`stands` tells whether the client still may have what comes: a token that is removed or has expired ends the stream."""
     with api.event_clients.one():
         notices = api.live.notices().__aiter__()
         closing = asyncio.ensure_future(api.closing.wait())
@@ -51,6 +53,8 @@ async def _stream(api: Api, after: int | None) -> AsyncGenerator[bytes, None]:
                     yield event(notice)
             while not closing.done():
                 await asyncio.wait((upcoming, closing), timeout=HEARTBEAT_S, return_when=asyncio.FIRST_COMPLETED)
+                if not stands():
+                    return
                 if not upcoming.done():
                     yield b": still here\n\n"
                     continue
@@ -89,8 +93,8 @@ async def _missed(api: Api, after: int) -> list[Notice]:
         )
         for record in reversed(found)
     ]
-    if len(found) == REPLAY_MAX:
-        notices.insert(0, _lost(after, f"more than {REPLAY_MAX} changes were missed"))
+    if len(found) == REPLAY_MAX or (large(records) and len(found) == len(records)):
+        notices.insert(0, _lost(after, f"more than {len(found)} changes were missed"))
     return notices
 
 

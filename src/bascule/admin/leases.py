@@ -10,14 +10,11 @@ from msgspec import Meta
 from bascule.admin.api import Api
 from bascule.admin.endpoint import Answer, Call, NoQuery, WriteQuery
 from bascule.admin.errors import ApiError
-from bascule.admin.objects import body_object, known_key
+from bascule.admin.objects import body_object, known_key, lease_ms
 from bascule.admin.writes import carry_out
-from bascule.model.quantities import duration_ms
 from bascule.model.tree import Duration
-from bascule.store.interface import Put
+from bascule.store.interface import LEASE_MAX, Put
 
-TTL_MIN_MS = 1_000
-TTL_MAX_MS = 24 * 3600 * 1000
 PUTS_MAX = 100
 
 
@@ -46,9 +43,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
 
 async def grant(api: Api, call: Call[WriteQuery, LeaseBody]) -> Answer:
     """Register objects: they vanish when no heartbeat comes for the lease's time."""
-    ttl_ms = duration_ms(call.body.ttl)
-    if not TTL_MIN_MS <= ttl_ms <= TTL_MAX_MS:
-        raise ApiError(422, f"a ttl of {call.body.ttl} is outside 1s to 24h", "choose one between; 10s is usual")
+    ttl_ms = lease_ms(call.body.ttl)
     for put in call.body.put:
         known_key(put.key)
     values = [(put.key, body_object(put.value)) for put in call.body.put]
@@ -81,6 +76,6 @@ async def leave(api: Api, call: Call[NoQuery, None]) -> Answer:
 
 
 def _lease(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < len(text) < 20 and 0 < int(text) < 1 << 63):
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 20 and 0 < int(text) <= LEASE_MAX):
         raise ApiError(404, f"{text[:50]!r} is no lease", "send the `lease` that the registration answered")
     return int(text)

@@ -17,6 +17,8 @@ from bascule.model.keys import SETTINGS, parse_key
 from bascule.model.quantities import duration_ms
 from bascule.store.interface import Entry, Put, Reading, Remove
 
+TTL_MIN_MS = 1_000
+TTL_MAX_MS = 24 * 3600 * 1000
 ItemState = State | Literal["pending"]
 """pending: stored, and not yet in force because it is newer than what is."""
 
@@ -100,11 +102,12 @@ async def put_object(api: Api, call: Call[PutQuery, msgspec.Raw], key: str) -> A
     compares = []
     if call.if_match or call.if_none_match:
         compares = compares_of(call, key, (await api.reading()).entries.get(key))
-    if call.query.ttl is None or call.query.dry_run:
+    ttl_ms = 0 if call.query.ttl is None else lease_ms(call.query.ttl)
+    if not ttl_ms or call.query.dry_run:
         written = await carry_out(api, call, [Put(key, value)], compares=compares)
         return Answer(value=written, headers={"ETag": etag(written.revision)})
     store = api.store()
-    lease = await store.grant(duration_ms(call.query.ttl))
+    lease = await store.grant(ttl_ms)
     try:
         written = await carry_out(api, call, [Put(key, value, lease)], compares=compares)
     except BaseException:
@@ -139,6 +142,14 @@ def body_object(body: msgspec.Raw) -> bytes:
     if not isinstance(document, dict):
         raise ApiError(400, "the body is not a JSON object", 'send the object\'s value, such as {"weight": 2}')
     return msgspec.json.format(bytes(body), indent=-1)
+
+
+def lease_ms(ttl: str) -> int:
+    """Return the length of a lease, ms; ApiError 422 unless it is one that a program can keep alive."""
+    ttl_ms = duration_ms(ttl)
+    if not TTL_MIN_MS <= ttl_ms <= TTL_MAX_MS:
+        raise ApiError(422, f"a ttl of {ttl} is outside 1s to 24h", "choose one between; 10s is usual")
+    return ttl_ms
 
 
 def known_key(key: str) -> None:

@@ -10,7 +10,7 @@ from msgspec import Meta
 from bascule.admin.api import Api
 from bascule.admin.endpoint import Answer, Call, NoQuery, RoleName
 from bascule.admin.errors import ApiError
-from bascule.admin.tokens import NAME_PATTERN, Token, TokenError
+from bascule.admin.tokens import NAME_PATTERN, Token, TokenError, TokenFileError
 from bascule.model.quantities import duration_ms
 from bascule.model.tree import Duration, tree_to_json
 
@@ -75,7 +75,7 @@ async def add_token(api: Api, call: Call[NoQuery, TokenBody]) -> Answer:
     try:
         token, secret = api.tokens.add(body.name, body.role, duration_ms(body.ttl) / 1000 if body.ttl else 0.0)
     except TokenError as error:
-        raise ApiError(409, str(error), error.remedy) from None
+        raise ApiError(500 if isinstance(error, TokenFileError) else 409, str(error), error.remedy) from None
     api.program.audit(call.principal.name, "token made", token=token.name, role=token.role)
     return Answer(value=TokenMade(token, secret), status=201)
 

@@ -18,6 +18,7 @@ from bascule.admin.address import AddressError, check_admin, parse_address
 from bascule.admin.api import Api
 from bascule.admin.app import make_app
 from bascule.admin.connection import Connection
+from bascule.admin.handshakes import Handshakes
 from bascule.admin.tokens import Tokens
 from bascule.process import unix_socket
 from bascule.process.state_directory import data_path
@@ -56,6 +57,10 @@ class _Server(uvicorn.Server):
         """Let `serve` return."""
         self.should_exit = True
         self._ended.set()
+
+    def protocol(self) -> asyncio.Protocol:
+        """Return what serves one connection, as uvicorn makes it."""
+        return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
 
 
 class AdminServer:
@@ -125,9 +130,18 @@ class AdminServer:
         server = _Server(config)
         self._remote.append(server)
         log.info("the admin API is on TCP", address=text, tls=bool(certificate))
+        shaking: asyncio.Task[None] | None = None
         try:
-            await server.serve(sockets=[listening])
+            if config.ssl is None:
+                await server.serve(sockets=[listening])
+            else:
+                shaking = asyncio.create_task(Handshakes(listening, config.ssl, server.protocol).run())
+                await server.serve(sockets=[])
         finally:
+            if shaking is not None:
+                shaking.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await shaking
             listening.close()
 
     async def _bind(self, text: str, host: str, port: int) -> socket.socket | None:

@@ -6,7 +6,6 @@ wherever the first difference is.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import os
@@ -19,6 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from bascule.admin.endpoint import Principal, Role, RoleName
+from bascule.change.last_good_file import replace_file
 
 TOKENS_MAX: Final = 1000
 NAME_PATTERN: Final = r"^[A-Za-z0-9._@-]{1,64}$"
@@ -46,12 +46,16 @@ class StoredToken(Token, frozen=True, kw_only=True):
 
 
 class TokenError(Exception):
-    """The token cannot be made, or the file cannot be read; `remedy` says what to do."""
+    """The token cannot be made; `remedy` says what to do."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         """See the class."""
         super().__init__(message)
         self.remedy = remedy
+
+
+class TokenFileError(TokenError):
+    """The file cannot be read or written."""
 
 
 class Tokens:
@@ -112,7 +116,18 @@ class Tokens:
                 found = token
         if found is None or not _alive(found, time.time()):
             return None
-        return Principal(found.name, Role[found.role.upper()])
+        return Principal(found.name, Role[found.role.upper()], found.sha256)
+
+    def stands(self, principal: Principal) -> bool:
+        """Tell whether somebody who was let in still would be: for what goes on for longer than one answer."""
+        if not principal.token_sha256:
+            return True
+        try:
+            self._refresh()
+        except TokenError:
+            return False
+        token = self._tokens.get(principal.name)
+        return token is not None and token.sha256 == principal.token_sha256 and _alive(token, time.time())
 
     def _refresh(self) -> None:
         try:
@@ -127,24 +142,23 @@ class Tokens:
             with open(self.path, "rb") as file:
                 tokens = msgspec.json.decode(file.read(), type=list[StoredToken])
         except (OSError, msgspec.MsgspecError) as error:
-            raise TokenError(
+            raise TokenFileError(
                 f"{self.path} cannot be read: {error}", "restore it, or remove it and make the tokens anew"
             ) from None
         self._stamp, self._tokens = stamp, {token.name: token for token in tokens}
 
     def _write(self, tokens: dict[str, StoredToken]) -> None:
-        """Replace the file in one step; it is never open to others, not even for a moment."""
-        os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-        temporary = f"{self.path}.{os.getpid()}"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        """Replace the file in one step, durably; it is never open to others, not even for a moment. TokenFileError leaves
+        the old one."""
+        text = msgspec.json.format(msgspec.json.encode(list(tokens.values()))) + b"\n"
         try:
-            os.write(descriptor, msgspec.json.format(msgspec.json.encode(list(tokens.values()))) + b"\n")
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.rename(temporary, self.path)
+            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+            replace_file(self.path, text)
+        except OSError as error:
+            raise TokenFileError(
+                f"{self.path} cannot be written: {error.strerror or error}; nothing was changed",
+                f"make room and let its owner write there: df {os.path.dirname(self.path)}",
+            ) from None
         self._refresh()
 
 

@@ -10,13 +10,14 @@ import msgspec
 from msgspec import Meta
 
 from bascule.admin.api import Api
-from bascule.admin.endpoint import Answer, Call, WriteQuery
+from bascule.admin.endpoint import REVISION_MAX, Answer, Call, WriteQuery
 from bascule.admin.errors import ApiError, conflict, refused
 from bascule.admin.objects import body_object, known_key
 from bascule.admin.values import objects_of, same, tree_of
-from bascule.admin.writes import carry_out, unchanged
+from bascule.admin.writes import ATTEMPTS_MAX, RETRY_S, carry_out, unchanged
+from bascule.change.ledger import owner_of
 from bascule.model.keys import SETTINGS
-from bascule.store.interface import Compare, Entry, Put, Reading, Remove
+from bascule.store.interface import LEASE_MAX, Compare, ConflictError, Entry, Put, Reading, Remove
 
 
 class PutOperation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="put"):
@@ -38,7 +39,7 @@ class CompareIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The transaction is carried out only if this key was last modified by this revision; 0: is absent."""
 
     key: str
-    modified: Annotated[int, Meta(ge=0)]
+    modified: Annotated[int, Meta(ge=0, le=REVISION_MAX)]
 
 
 class ApplyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -60,7 +61,7 @@ class ApplyBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 class RevisionQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """At which revision."""
 
-    revision: Annotated[int, Meta(ge=0, description="0: now.")] = 0
+    revision: Annotated[int, Meta(ge=0, le=REVISION_MAX, description="0: now.")] = 0
 
 
 class TreeAnswer(msgspec.Struct, frozen=True):
@@ -91,30 +92,53 @@ async def apply(api: Api, call: Call[WriteQuery, ApplyBody]) -> Answer:
     for item in body.compares:
         known_key(item.key)
     compares = [Compare(item.key, item.modified) for item in body.compares]
-    reading = await api.reading()
-    for compare in compares:
-        entry = reading.entries.get(compare.key)
-        if (entry.modified if entry else 0) != compare.modified:
-            raise conflict(compare.key, entry.modified if entry else 0)
-    operations = _listed(body) if body.tree is None else await _of_tree(body.tree, body.prune, reading)
-    if not operations:
-        return Answer(value=await unchanged(api, call, reading.revision))
-    return Answer(value=await carry_out(api, call, operations, compares=compares, message=body.message))
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        reading = await api.reading()
+        for compare in compares:
+            entry = reading.entries.get(compare.key)
+            if (entry.modified if entry else 0) != compare.modified:
+                raise conflict(compare.key, entry.modified if entry else 0)
+        operations = _listed(body) if body.tree is None else await _of_tree(body.tree, body.prune, reading)
+        if not operations:
+            return Answer(value=await unchanged(api, call, reading.revision))
+        try:
+            return Answer(value=await carry_out(api, call, operations, compares=compares, message=body.message))
+        except ConflictError as error:  # below something that is pruned, somebody has put an object meanwhile
+            if error.key in {compare.key for compare in compares} or attempt == ATTEMPTS_MAX:
+                raise
+            await asyncio.sleep(RETRY_S * attempt)
+    raise AssertionError("unreachable")
 
 
 def _listed(body: ApplyBody) -> list[Put | Remove]:
+    """Return a body's operations; ApiError when two write one key. What goes with its owner need not be named, and may be."""
     operations: list[Put | Remove] = []
     seen: set[str] = set()
+    owners = {item.key for item in body.operations or () if isinstance(item, RemoveOperation) and item.below}
     for operation in body.operations or ():
         known_key(operation.key)
         if operation.key in seen:
             raise ApiError(422, f"{operation.key} is written twice", "a transaction writes each key once")
         seen.add(operation.key)
+        with_owner = owner_of(operation.key) in owners
         if isinstance(operation, PutOperation):
-            operations.append(Put(operation.key, body_object(operation.value), int(operation.lease)))
-        else:
+            if with_owner:
+                raise ApiError(
+                    422,
+                    f"{operation.key} is put, and removed with {owner_of(operation.key)}",
+                    'remove only what is to go: {"op": "remove", "key", "below": false}',
+                )
+            operations.append(Put(operation.key, body_object(operation.value), _lease(operation.lease)))
+        elif not with_owner:
             operations.append(Remove(operation.key, operation.below))
     return operations
+
+
+def _lease(text: str) -> int:
+    lease = int(text)
+    if lease > LEASE_MAX:
+        raise ApiError(404, f"there is no lease {lease}", "send the `lease` that the registration answered")
+    return lease
 
 
 async def _of_tree(tree: dict[str, Any], prune: bool, reading: Reading) -> list[Put | Remove]:
@@ -124,13 +148,15 @@ async def _of_tree(tree: dict[str, Any], prune: bool, reading: Reading) -> list[
         objects, problems = objects_of(tree)
         if problems:
             raise refused(problems, "the tree")
-        return difference(entries, objects, prune=prune)
+        return difference(entries, objects, prune=prune, known=reading.revision)
 
     return await asyncio.to_thread(work)  # the largest trees take a second, and the master has other things to do
 
 
-def difference(entries: Mapping[str, Entry], objects: Mapping[str, bytes], *, prune: bool) -> list[Put | Remove]:
-    """Return what makes the stored objects those of a tree; equal ones are left alone."""
+def difference(
+    entries: Mapping[str, Entry], objects: Mapping[str, bytes], *, prune: bool, known: int = 0
+) -> list[Put | Remove]:
+    """Return what makes the stored objects, as they were at the revision `known`, those of a tree; equal ones are left alone."""
     operations: list[Put | Remove] = [
         Put(key, value)
         for key, value in objects.items()
@@ -138,13 +164,14 @@ def difference(entries: Mapping[str, Entry], objects: Mapping[str, bytes], *, pr
     ]
     if prune:
         gone = {key for key, entry in entries.items() if key not in objects and not entry.lease and key != SETTINGS}
-        operations += removals(gone, entries, {operation.key for operation in operations})
+        operations += removals(gone, entries, {operation.key for operation in operations}, known)
     return operations
 
 
-def removals(gone: set[str], entries: Mapping[str, Entry], written: Collection[str]) -> list[Remove]:
+def removals(gone: set[str], entries: Mapping[str, Entry], written: Collection[str], known: int = 0) -> list[Remove]:
     """Return the fewest operations that remove exactly these keys: an owner takes what is below it along, when all
-    of that goes and nothing is `written` there in the same transaction."""
+    of that goes and nothing is `written` there in the same transaction, nor (the store sees to that) was put there since the
+    entries were read at the revision `known`."""
     below: dict[str, list[str]] = {}
     for key in entries:
         if key.count("/") > 1:
@@ -157,7 +184,8 @@ def removals(gone: set[str], entries: Mapping[str, Entry], written: Collection[s
             continue
         children = below.get(key, [])
         whole = key not in kept and all(child in gone for child in children)
-        found.append(Remove(key, below=whole and bool(children)))
+        below_too = whole and bool(children)
+        found.append(Remove(key, below=below_too, known=known if below_too else 0))
         if whole:
             covered.update(children)
     return found

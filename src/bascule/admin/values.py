@@ -66,8 +66,9 @@ def tree_of(entries: Mapping[str, Entry]) -> dict[str, Any]:
         collection = tree.setdefault(parts[0], {})
         if place.owner:
             owner = collection.setdefault(parts[1], {})
-            if isinstance(owner, dict):
-                owner.setdefault(parts[2], {})[parts[3]] = value
+            # A value that is no object, or has a field of that name, was put by somebody else, and is refused as it is.
+            if isinstance(owner, dict) and isinstance(below := owner.setdefault(parts[2], {}), dict):
+                below[parts[3]] = value
         else:
             collection[parts[1]] = value
     return tree

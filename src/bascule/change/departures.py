@@ -24,6 +24,8 @@ LINGER_MIN_S: Final = 1.0
 """Workers that have not adopted the change yet still begin exchanges, and counters are read a moment later."""
 VISIBLE_S: Final = 900.0
 VISIBLE_MAX: Final = 1000
+VANISHED_MAX: Final = 100_000
+"""Of a key that never was a server in force, nobody else forgets that it vanished."""
 
 InFlight = Callable[[str, str], int]
 """Exchanges under way at a server (backend, id)."""
@@ -56,7 +58,7 @@ class Departures:
         """See the class."""
         self._in_flight = in_flight
         self._linger_s = linger_s
-        self._vanished: set[str] = set()
+        self._vanished: dict[str, None] = {}
         self._lingering: dict[str, _Lingering] = {}
         self._departed: dict[str, Departed] = {}
 
@@ -64,9 +66,11 @@ class Departures:
         """Note what a store says of how servers go, before any gate."""
         for event in events:
             if event.expired:
-                self._vanished.add(event.key)
+                self._vanished[event.key] = None
             elif event.entry is not None and self._vanished:
-                self._vanished.discard(event.key)
+                self._vanished.pop(event.key, None)
+        while len(self._vanished) > VANISHED_MAX:
+            del self._vanished[next(iter(self._vanished))]
 
     def soften(self, edits: Sequence[Edit], before: Callable[[str], Server | None]) -> list[Edit]:
         """Return the edits to bring into force now: a server that left becomes draining instead of gone.
@@ -92,7 +96,7 @@ class Departures:
         if old is None:
             return edit
         vanished = key in self._vanished
-        self._vanished.discard(key)
+        self._vanished.pop(key, None)
         linger = not vanished and not gone and old.state in ("up", "starting")
         self._note(key, Departed(edit.owner, edit.id, "vanished" if vanished else "left", linger, time.time(), old.url))
         if not linger:

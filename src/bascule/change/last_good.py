@@ -297,7 +297,7 @@ class LastGood:
             try:
                 self._write(taken)
                 pause_s = 0.0
-            except OSError as error:
+            except Exception as error:  # whatever it is: without this thread nothing would be written down any more
                 self._failed(error, taken)
                 pause_s = min(max(RETRY_S[0], pause_s * 2), RETRY_S[1])
                 if self._ending:
@@ -400,9 +400,10 @@ class LastGood:
             self._journal.close()
             self._journal = None
 
-    def _failed(self, error: OSError, taken: _Taken) -> None:
+    def _failed(self, error: Exception, taken: _Taken) -> None:
+        reason = getattr(error, "strerror", None) or repr(error)
         text = (
-            f"the last good configuration cannot be written to {self._directory}: {error.strerror or error}; traffic and "
+            f"the last good configuration cannot be written to {self._directory}: {reason}; traffic and "
             "changes go on, but a start without the store would find an older one; make room or give another --state"
         )
         with self._condition:

@@ -59,9 +59,11 @@ def validate(tree: Tree, *, backends: Collection[str] | None = None, dangling: b
 
 
 def _bad_ids(ids: Collection[str], path: Path, what: str) -> Iterator[Problem]:
-    if not all(map(id_valid, ids)):
+    if (
+        not all(map(id_valid, ids)) or "." in ids or ".." in ids
+    ):  # which no path of a URL can end in: RFC 3986 section 5.2.4
         for name in ids:
-            if not id_valid(name):
+            if not id_valid(name) or name in (".", ".."):
                 yield Problem(path=(*path, name), message=f"{name!r} cannot be the id of a {what}", remedy=_ID_REMEDY)
 
 

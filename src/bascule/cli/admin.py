@@ -92,8 +92,11 @@ class Client:
         timeout_s: float = 10.0,
     ) -> Answer:
         """Return an answer, whatever it says; AdminError when there is none."""
-        target = path + ("?" + urllib.parse.urlencode(query) if query else "")
-        data = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
+        try:
+            target = urllib.parse.quote(path) + ("?" + urllib.parse.urlencode(query) if query else "")
+            data = body if body is None or isinstance(body, bytes) else msgspec.json.encode(body)
+        except UnicodeEncodeError:  # an argument with bytes that are no text (PEP 383)
+            raise AdminError("an argument is not UTF-8 text", "check the terminal's encoding: locale") from None
         with closing(self.connection(timeout_s)) as connection:
             try:
                 connection.request(method, target, data, {**self.headers(), **(headers or {})})
@@ -163,14 +166,15 @@ class RemoteClient(Client):
 
     def __init__(self, url: str, token: str, ca_file: str = "") -> None:
         """AdminError when the URL makes no sense, or the token would cross a network in the clear."""
-        parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
-        self.place = f"{parts.scheme}://{parts.netloc}"
+        wrong = AdminError(f"{url!r} is not the address of an admin API", "write --admin https://10.0.0.1:8181")
         try:
+            parts = urllib.parse.urlsplit(url if "://" in url else f"http://{url}")
             self._host, self._port = parts.hostname or "", parts.port
         except ValueError:
-            self._host, self._port = "", None
+            raise wrong from None
         if parts.scheme not in ("http", "https") or not self._host or parts.path.strip("/"):
-            raise AdminError(f"{url!r} is not the address of an admin API", "write --admin https://10.0.0.1:8181")
+            raise wrong
+        self.place = f"{parts.scheme}://{parts.netloc}"
         self._tls = parts.scheme == "https"
         if token and not self._tls and not _is_loopback(self._host) and os.environ.get(PLAIN) != "anywhere":
             raise AdminError(

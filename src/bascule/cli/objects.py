@@ -213,11 +213,11 @@ def _value(text: str, hint: Any) -> Any:
     if hint is not None:
         try:
             return msgspec.to_builtins(msgspec.convert(text, hint, strict=False))
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, UnicodeEncodeError):
             pass
     try:
-        return msgspec.json.decode(text.encode())
-    except msgspec.DecodeError:
+        return msgspec.json.decode(text.encode("utf-8", "replace"))
+    except (msgspec.DecodeError, RecursionError):
         return text
 
 

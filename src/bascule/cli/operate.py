@@ -98,6 +98,8 @@ def freeze(client: Client, message: str, as_json: bool) -> int:
         print_json(state)
     else:
         click.echo(f"frozen: {state['reason']}")
+        if state.get("remedy"):  # also that it could not be written down, when it could not
+            click.echo(f"    {state['remedy']}", err=True)
     return OK
 
 

@@ -75,19 +75,23 @@ def make_client(state: str | None, admin: str | None, token_file: str | None, ca
 
 
 def _token(file: str | None) -> str:
-    if not file:
-        return os.environ.get("BASCULE_TOKEN", "").strip()
     try:
-        return Path(file).read_text(encoding="utf-8").strip()
+        token = Path(file).read_text(encoding="utf-8").strip() if file else os.environ.get("BASCULE_TOKEN", "").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise Failure(f"{file}: {error}", "put the token into it, and nothing else") from None
+    if not token.isascii() or any(character.isspace() for character in token):  # never shown: it may be another secret
+        raise Failure(f"{file or 'BASCULE_TOKEN'} holds no token", "put the token into it, and nothing else")
+    return token
 
 
 # ---- writes
 
 
 def _timeout(_context: click.Context, _parameter: click.Parameter, value: str) -> float:
-    milliseconds = duration_ms(value) if value[:1].isdigit() and value[-1:].isalpha() else 0
+    try:
+        milliseconds = duration_ms(value)
+    except ValueError:
+        milliseconds = 0
     if not 0 < milliseconds <= 60_000:
         raise click.BadParameter(f"{value!r}; write a duration up to 60s, such as 10s")
     return milliseconds / 1000
@@ -155,7 +159,8 @@ class Writer:
             asked["dry_run"] = "true"
         sent = dict(headers or {})
         if self._message:
-            sent["Bascule-Message"] = self._message.encode().decode("latin-1")
+            text = " ".join(self._message.split())  # a header has one line
+            sent["Bascule-Message"] = text.encode("utf-8", "replace").decode("latin-1")
         progress("waiting until it is in force ..." if self._wait else "")
         timeout_s = self.timeout_s + _GRACE_S
         return self.client.ask(method, path, query=asked, body=body, headers=sent, timeout_s=timeout_s)

@@ -11,6 +11,7 @@ import msgspec
 import uvloop
 
 from bascule.change.examine import examine
+from bascule.change.gates import OPERATOR
 from bascule.change.last_good import LONGEST_S, QUIET_S, LastGood
 from bascule.model.keys import SETTINGS
 from bascule.model.problems import ConfigError, Problem
@@ -41,7 +42,7 @@ def boot_live(master: Master, boot: Boot, loaded: Configuration) -> None:
     configuration."""
     directory = _directory(master)
     runner = master.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    good = LastGood(os.path.join(directory, DIRECTORY), lambda text: master.log.warning(text)).load()
+    good = _good(LastGood(os.path.join(directory, DIRECTORY), lambda text: master.log.warning(text)))
     store, reading = runner.run(_first_reading(master, boot, loaded, directory, wait=good is None))
     first = good or reading
     assert first is not None
@@ -64,12 +65,20 @@ def succeed(master: Master, loaded: Configuration) -> Pipeline:
     What the workers run stays until then."""
     directory = _directory(master)
     pipeline = Pipeline(master, open_live(master, loaded, directory), loaded.store, loaded.settings, directory)
-    good = pipeline.guard.last_good.load()
+    good = _good(pipeline.guard.last_good)
     if good is not None:
         pipeline.load(good)
         pipeline.guard.restore()
         pipeline.progress.note(good.revision, 0.0)
     return pipeline
+
+
+def _good(kept: LastGood) -> Reading | None:
+    """Return what a start begins with: the last good configuration, or nothing at all when an operator has frozen that."""
+    good = kept.load()
+    if good is None and any(freeze.by == OPERATOR for freeze in kept.load_gates().freezes):
+        return Reading("", 0, {})
+    return good
 
 
 def last_good(master: Master) -> Reading | None:

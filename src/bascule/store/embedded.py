@@ -254,10 +254,15 @@ class EmbeddedStore:
     async def _keep_time(self, database: Database) -> None:
         """End the leases whose time is over."""
         if self._lock_file < 0:
-            self._lock_file = _lock(self.place + "-leases")
-            if self._lock_file < 0:
+            lock_file = _lock(self.place + "-leases")
+            if lock_file < 0:
                 return  # another process does it
-            rows = await self._write(Database.leases)
+            try:
+                rows = await self._write(Database.leases)
+            except BaseException:
+                os.close(lock_file)
+                raise
+            self._lock_file = lock_file  # not before the leases are known: else they would be told that they have ended
             self._leases = Leases()
             self._leases.load(rows)
         for lease in self._leases.due():
@@ -314,20 +319,20 @@ class EmbeddedStore:
         self._wake()
 
 
-def _commit(database: Database, group: list[Transaction]) -> Sequence[int | StoreError]:
+def _commit(database: Database, group: list[Transaction]) -> Sequence[int | Exception]:
     try:
         return database.commit(group)
-    except StoreError as error:
+    except Exception as error:  # whatever it is, somebody waits for an answer, and others beside him
         if len(group) == 1:
             return [error]
     return [_commit(database, [transaction])[0] for transaction in group]  # one of them may be too much for the disk
 
 
-def _answer(futures: list[asyncio.Future[int]], results: Sequence[int | StoreError]) -> None:
+def _answer(futures: list[asyncio.Future[int]], results: Sequence[int | Exception]) -> None:
     for future, result in zip(futures, results, strict=True):
         if future.done():
             continue  # its caller was cancelled
-        if isinstance(result, StoreError):
+        if isinstance(result, Exception):
             future.set_exception(result)
         else:
             future.set_result(result)

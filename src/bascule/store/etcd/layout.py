@@ -35,6 +35,10 @@ class Layout:
         """Return the range of what is below an object: `<key>/` to `<key>0`, which `<key>0` itself is not in."""
         return self.key(name) + b"/", self.key(name) + b"0"
 
+    def holds(self, key: bytes) -> bool:
+        """Tell whether a place is in the range that is read and watched."""
+        return self.start <= key < self.end
+
     def name(self, key: bytes) -> str | None:
         """Return which object is at a place; None for what is none."""
         if key == self.mark or not key.startswith(self.start):

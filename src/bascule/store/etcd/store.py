@@ -11,7 +11,7 @@ from bascule.store.etcd.layout import Layout
 from bascule.store.etcd.leases import Leases
 from bascule.store.etcd.reader import RangeReader
 from bascule.store.etcd.transactions import Committer
-from bascule.store.interface import Batch, Kind, Reading, Record, Remove, Transaction
+from bascule.store.interface import Batch, Kind, Reading, Record, RefusedError, Remove, Transaction
 
 
 class EtcdStore:
@@ -65,11 +65,17 @@ class EtcdStore:
         """See Store.revoke.
 
         What lives by the lease is removed by a transaction of its own first, because etcd does not tell those who watch
-        that a lease was ended by somebody's word.
+        that a lease was ended by somebody's word. RefusedError for a lease that keys outside of the prefix live by, too:
+        it belongs to another program, whose locks or sessions a client of ours is not to end.
         """
         keys = await self._leases.keys(lease)
         if keys is None:
             return
+        if not all(map(self._layout.holds, keys)):
+            raise RefusedError(
+                f"lease {lease} is not ours alone: keys outside of {self._layout.start.decode()} live by it",
+                "end it where it was granted: etcdctl lease revoke",
+            )
         names = sorted(name for key in keys if (name := self._layout.name(key)) is not None)
         for first in range(0, len(names), REVOKED_AT_ONCE):
             operations = tuple(Remove(name, below=False) for name in names[first : first + REVOKED_AT_ONCE])

@@ -16,9 +16,11 @@ from bascule.store.etcd.history import encode_record
 from bascule.store.etcd.layout import Layout
 from bascule.store.etcd.reader import entry_of
 from bascule.store.interface import (
+    LEASE_MAX,
     Alteration,
     ConflictError,
     Entry,
+    LeaseLostError,
     Put,
     Record,
     RefusedError,
@@ -116,6 +118,8 @@ class Committer:
         for operation in transaction.operations:
             names.add(operation.key)
             if isinstance(operation, Put):
+                if not 0 <= operation.lease <= LEASE_MAX:
+                    raise LeaseLostError(f"lease {operation.lease} is none", "grant one, and put everything by that")
                 put = rpc.PutRequest(key=layout.key(operation.key), value=operation.value, lease=operation.lease)
                 changes.append(rpc.RequestOp(request_put=put))
                 continue
@@ -140,11 +144,16 @@ class Committer:
 
 
 def compare(transaction: Transaction, seen: Seen) -> None:
-    """Make the transaction's comparisons; ConflictError for the first one that fails."""
+    """Make the transaction's comparisons, those of its removals too; ConflictError for the first one that fails."""
     for wanted in transaction.compares:
         modified = seen.entries[wanted.key].modified if wanted.key in seen.entries else 0
         if modified != wanted.modified:
             raise ConflictError(wanted.key, modified)
+    for operation in transaction.operations:
+        if isinstance(operation, Remove) and operation.below and operation.known:
+            for name, entry in seen.entries.items():
+                if entry.modified > operation.known and name.startswith(operation.key + "/"):
+                    raise ConflictError(name, entry.modified)
 
 
 def alterations(transaction: Transaction, seen: Seen) -> tuple[Alteration, ...]:
