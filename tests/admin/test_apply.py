@@ -1,7 +1,9 @@
 """Whole trees and lists of operations, the history of them, and the way back."""
 
+import json
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +12,7 @@ from bascule.admin.history import way_back
 from bascule.admin.transactions import difference
 from bascule.admin.values import merge_patch, objects_of, tree_of
 from bascule.model.keys import parse_key
+from bascule.store import embedded_database, interface
 from bascule.store.interface import Entry, Put, Reading, Remove, Transaction
 
 
@@ -63,6 +66,25 @@ def test_operations_are_all_or_nothing(app: LocalAdmin) -> None:
     assert app.ask("POST", "/v1/apply", fresh).status == 200
     assert "x" in tree(app)["backends"]
     assert "frontends" not in tree(app)
+
+
+def test_prune_spares_what_was_registered_in_between(app: LocalAdmin, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = {"key": "backends/app/servers/late", "value": {"url": "http://127.0.0.1:7"}}
+    reading, store = app.live.reading, app.live.store
+    raced = []
+
+    async def then_somebody_registers(at_least: int = 0) -> Reading:
+        found = await reading(at_least)
+        if not raced:
+            raced.append(await store.grant(60_000))
+            value = json.dumps(server["value"]).encode()
+            await store.commit(Transaction((Put(str(server["key"]), value, raced[0]),)))
+        return found
+
+    monkeypatch.setattr(app.live, "reading", then_somebody_registers)
+    reply = app.ask("POST", "/v1/apply", {"tree": {"listeners": {"w": {"address": "127.0.0.1:1"}}}, "prune": True})
+    assert reply.status == 200, reply.data
+    assert tree(app)["backends"] == {"app": {"servers": {"late": server["value"]}}}
 
 
 def test_an_owner_goes_with_what_is_below_it_named_or_not(app: LocalAdmin) -> None:
@@ -131,6 +153,24 @@ def test_rollback_restores_by_a_new_transaction(app: LocalAdmin) -> None:
     assert app.ask("POST", "/v1/rollback", {"revision": revision}).json["changes"] == []
     assert app.ask("POST", "/v1/rollback", {"revision": 1 << 40}).status == 404
     assert app.ask("POST", "/v1/rollback", {"revision": revision, "keys": ["x"]}).status == 422
+
+
+def test_a_page_of_history_holds_no_more_than_memory_bears(app: LocalAdmin, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (interface, embedded_database):
+        monkeypatch.setattr(module, "HISTORY_BYTES_MAX", 300)
+    before = app.ask("GET", "/v1/tree").json["revision"]
+    for weight in range(1, 21):
+        app.ask("PATCH", "/v1/backends/app/servers/a1", {"weight": weight + 1})
+    found, sizes, query = [], [], ""
+    while True:
+        page = app.ask("GET", f"/v1/history?limit=50{query}").json
+        sizes.append(len(page["items"]))
+        found += [item["revision"] for item in page["items"]]
+        if page["next"] is None:
+            break
+        query = f"&before={page['next']}"
+    assert [revision for revision in found if revision > before] == list(range(before + 20, before, -1))
+    assert 1 <= max(sizes) < 20
 
 
 def test_history_goes_back_page_by_page(app: LocalAdmin) -> None:

@@ -1,9 +1,11 @@
 """A table that is filled in one go is the table that is filled object by object."""
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bascule.change import loading
 from bascule.change.ledger import owner_of
 from bascule.change.loading import load
 from bascule.change.objects import ObjectTable
@@ -72,6 +74,17 @@ def test_both_ways_give_the_same_table(missing: set[str], broken: set[str]) -> N
     values = {key: value for key, value in PLAIN.items() if key not in missing}
     values |= {key: BROKEN[key] for key in sorted(broken)}
     same(loaded(values), one_by_one(values))
+
+
+def test_a_rule_that_cannot_bear_a_value_stops_no_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = one_by_one(PLAIN)
+
+    def unbearable(*_: object, **__: object) -> None:
+        raise OverflowError("never thought of")
+
+    monkeypatch.setattr(loading, "validate", unbearable)
+    assert load(entries(PLAIN), Settings()) is None
+    same(loaded(PLAIN), wanted)
 
 
 def test_what_is_not_plain_and_what_depends_on_it_are_left_to_the_usual_way() -> None:

@@ -2,12 +2,16 @@
 something else than it says."""
 
 import json
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from admin.local import LocalAdmin
+from bascule.admin import events
 from bascule.cli.main import main
 from kit.waiting import free_port, until
 
@@ -74,6 +78,20 @@ def test_a_message_of_several_lines_becomes_one(bascule: Run, api: LocalAdmin) -
     assert api.ask("GET", "/v1/history").json["items"][0]["message"] == "first Second: ü €"
 
 
+def test_watching_ends_with_its_token(
+    bascule: Run, api: LocalAdmin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(events, "HEARTBEAT_S", 0.05)
+    statuses: list[int] = []
+    watching = threading.Thread(target=lambda: statuses.append(bascule("watch")), daemon=True)
+    watching.start()
+    until(lambda: api.live.queues, "somebody follows", 20)
+    assert api.ask("DELETE", "/v1/tokens/t").status == 204
+    watching.join(20)
+    assert statuses == [1]
+    assert "bascule token add" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("url", ["http://[::1", "ftp://x", "http://", "http://h:port", "http://h/path"])
 def test_addresses_that_are_none(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--admin", url, "--json"]) == 1
@@ -90,3 +108,19 @@ def test_what_a_token_file_holds_is_never_shown(
     captured = capsys.readouterr()
     assert json.loads(captured.out)["remedy"]
     assert SECRET not in captured.out + captured.err
+
+
+@pytest.mark.parametrize("command", [["run", "--state", "STATE"], ["import", "vulcand"]])
+@pytest.mark.parametrize("endpoint", [f"http://root:{SECRET}@127.0.0.1:1", f"127.0.0.1:1,root:{SECRET}@127.0.0.1:1"])
+def test_a_password_in_an_endpoint_is_refused_and_not_shown(tmp_path: Path, command: list[str], endpoint: str) -> None:
+    words = [str(tmp_path) if word == "STATE" else word for word in command]
+    ended = subprocess.run(
+        [sys.executable, "-m", "bascule", *words, "--etcd", endpoint],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "password_file" in ended.stderr
+    assert SECRET not in ended.stdout + ended.stderr

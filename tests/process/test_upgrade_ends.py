@@ -306,3 +306,92 @@ def test_a_live_store(
     assert load.result.failures == {}
     assert load.result.statuses.total() > 50
     assert set(load.result.statuses) == {200}
+
+
+def test_a_switch_back_that_failed_leaves_a_way_back_that_is_watched(
+    begin: Callable[..., Balancer], old: Version, new: Version, port: int
+) -> None:
+    """The generation that rests again loses its master: there is no way back to it, as after any other loss."""
+    balancer = begin()
+    assert order(balancer, program=new)["receipt"]["ok"]
+    until(balancer.ready, "the new master", 20.0)
+    left_s = upgrade_state(balancer)["probation_left_s"]
+    resting = {pid for pid, name in children(balancer.process.pid).items() if name == "bascule-master"}
+    resting -= {balancer.status()["master"]["pid"]}
+    old.set(lending="hold", patience_lending="0.5")
+    receipt = order(balancer, "back")["receipt"]
+    assert "took longer than 0.5 s" in receipt["failed"]
+    old.clear("lending")
+    state = upgrade_state(balancer)
+    assert state["resting"]["version"] == "1.0"
+    assert state["probation_left_s"] <= left_s
+    os.kill(resting.pop(), signal.SIGKILL)
+    until(lambda: upgrade_state(balancer)["resting"] is None, "no way back", 20.0)
+    assert "its master died" in upgrade_state(balancer)["lost_because"]
+    assert order(balancer, "back")["type"] == "failed"
+    assert serves(port)
+
+
+def test_a_switch_back_does_not_wait_long_for_a_master_that_hangs(
+    begin: Callable[..., Balancer], new: Version, port: int
+) -> None:
+    balancer = begin()
+    assert order(balancer, program=new)["receipt"]["ok"]
+    until(balancer.ready, "the new master", 20.0)
+    os.kill(balancer.status()["master"]["pid"], signal.SIGSTOP)
+    receipt = order(balancer, "back")["receipt"]
+    assert receipt["ok"]
+    assert receipt["phases_s"]["holding"] < 30
+    assert serves(port)
+
+
+def test_the_receipt_says_what_the_old_workers_did_and_not_what_they_were_given_before(
+    begin: Callable[..., Balancer], new: Version, port: int
+) -> None:
+    with Load(("127.0.0.1", port), clients=4, pause_s=0.05) as load:
+        balancer = begin()
+        until(lambda: load.result.statuses.total() > 8, "requests", 20.0)
+        given = order(balancer, program=new)["receipt"]["connections"]
+        back = order(balancer, "back")["receipt"]["connections"]
+        assert given["handed_over_idle"] >= 4
+        assert back["handed_over_idle"] >= 4
+        assert "inherited" not in given.keys() | back.keys()
+        assert order(balancer, program=new)["receipt"]["master_in_charge"] is True
+
+
+def test_usr2_that_is_not_obeyed_is_in_the_log(begin: Callable[..., Balancer], new: Version) -> None:
+    balancer = begin()
+    new.set(starting="hold")
+    upgrade = Ordered(balancer, program=new)
+    upgrade.reached("starting")
+    balancer.signal(signal.SIGUSR2)
+    balancer.logged('msg="USR2 is not obeyed" reason="an upgrade is under way')
+    new.set(starting="exit")
+    assert not upgrade.answer()["receipt"]["ok"]
+
+
+def test_a_damaged_history_is_shown_as_far_as_it_can_be_read(begin: Callable[..., Balancer]) -> None:
+    balancer = begin()
+    assert order(balancer, program="/no/such")["receipt"]["failed"]
+    path = balancer.state / "upgrades.jsonl"
+    path.write_bytes(b"\xff\xfe\n{}\n" + path.read_bytes())
+    done = command(balancer, "--history")
+    assert done.returncode == 0
+    assert "upgrade failed" in done.stdout
+    assert done.stderr.count("a damaged receipt is left out") == 2
+
+
+def test_a_program_of_another_kind_after_one_that_was_python_m(begin: Callable[..., Balancer], tmp_path: Path) -> None:
+    """The keeper became that one by execve; where it finds its modules is not where the next program finds its own."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "bascule").symlink_to(SOURCE)
+    balancer = begin(program=[sys.executable, "-m", "bascule"], environment={"PYTHONPATH": str(site)})
+    assert order(balancer, probation_ms=0)["receipt"]["ok"]
+    balancer.logged("the keeper is another version now")
+    probe = tmp_path / "probe"
+    seen = tmp_path / "seen"
+    probe.write_text(f"#!/bin/sh\nprintenv PYTHONPATH > {seen}\nexit 3\n")
+    probe.chmod(0o755)
+    assert not order(balancer, program=str(probe))["receipt"]["ok"]
+    assert seen.read_text().strip() == str(site)

@@ -91,6 +91,20 @@ class WritableAcceptance(Acceptance):
 
         run(harness, test)
 
+    def test_removing_with_what_is_below_spares_what_nobody_has_seen(self, harness: Harness) -> None:
+        async def test(session: Session) -> None:
+            await session.put("backends/app")
+            known = await session.put(A1)
+            newer = await session.put(A2)
+            with pytest.raises(ConflictError) as caught:
+                await session.store.commit(Transaction((Remove("backends/app", known=known),)))
+            assert (caught.value.key, caught.value.modified) == (A2, newer)
+            assert set((await session.store.read()).entries) == {"backends/app", A1, A2}
+            await session.store.commit(Transaction((Remove("backends/app", known=newer),)))
+            assert (await session.store.read()).entries == {}
+
+        run(harness, test)
+
     def test_removing_what_is_absent_is_no_error(self, harness: Harness) -> None:
         async def test(session: Session) -> None:
             revision = await session.put("backends/app")

@@ -20,6 +20,7 @@ import pytest
 
 from bascule.store import embedded
 from bascule.store.embedded import EmbeddedStore
+from bascule.store.embedded_database import Database
 from bascule.store.embedded_leases import Leases
 from bascule.store.interface import (
     Batch,
@@ -283,6 +284,41 @@ def test_a_restart_gives_leases_their_full_time_again(tmp_path: Path) -> None:
     run(path, before)
     time.sleep(2)
     run(path, after)
+
+
+def test_leases_are_known_before_their_time_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that is locked for a moment at the start must not make every lease one that nobody knows."""
+    path = tmp_path / "store.sqlite"
+    leases: list[int] = []
+
+    async def granted(store: EmbeddedStore) -> None:
+        leases.append(await store.grant(60_000))
+        leases.append(await store.grant(500))
+        await store.commit(put("backends/kept", lease=leases[0]))
+        await store.commit(put("backends/gone", lease=leases[1]))
+
+    run(path, granted)
+    failures = 3
+
+    def locked(database: Database) -> list[tuple[int, int, int]]:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise UnavailableError("locked")
+        return known(database)
+
+    known = Database.leases
+    monkeypatch.setattr(Database, "leases", locked)
+
+    async def found(store: EmbeddedStore) -> None:
+        assert await store.keep_alive(leases[0]) == 60_000
+        while "backends/gone" in (await store.read()).entries:
+            await asyncio.sleep(0.05)
+        assert not failures
+        assert await store.keep_alive(leases[0]) == 60_000
+        assert set((await store.read()).entries) == {"backends/kept"}
+
+    run(path, found)
 
 
 def test_time_in_which_we_did_not_run_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

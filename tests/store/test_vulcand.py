@@ -183,6 +183,7 @@ def test_a_frontend_is_served_without_a_breaker_or_a_trace(etcd: Etcd, prefix: s
         ("frontends/x/frontend", FRONTEND | {"BackendId": ""}, "names no backend"),
         ("frontends/f/middlewares/x", LIMIT | {"Type": "connlimit"}, "lets nobody in"),
         ("backends/b/servers/x", "text", "no JSON object"),
+        ("frontends/x/frontend", FRONTEND | {"Route": 'Host("\\UFFFFFFFF")'}, "no character"),
     ],
 )
 def test_what_cannot_be_translated_is_reported_at_its_object(

@@ -62,6 +62,8 @@ def test_what_a_route_becomes(theirs: str, ours: str) -> None:
         ('Path("/<float:x>")', "no kind of parameter"),
         ('Host("a.com:8080")', "names a port"),
         ('Path("/\\q")', "unknown escape"),
+        ('Path("/\\UFFFFFFFF")', "no character"),
+        ('Path("/\\U00110000")', "no character"),
         ("Path('/b')", "not part of a route"),
         ("(" * 40 + 'Path("/")' + ")" * 40, "nested too deeply"),
         (" && ".join(['Path("/")'] * 65), "more than 64"),

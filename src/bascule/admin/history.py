@@ -17,7 +17,7 @@ from bascule.admin.transactions import removals
 from bascule.admin.values import changes_of, same, shown
 from bascule.admin.writes import ATTEMPTS_MAX, RETRY_S, carry_out, unchanged
 from bascule.change.diff import Change
-from bascule.store.interface import Compare, ConflictError, Put, Reading, Record, Remove
+from bascule.store.interface import Compare, ConflictError, Put, Reading, Record, Remove, large
 
 
 class HistoryQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,8 +79,9 @@ async def list_history(api: Api, call: Call[HistoryQuery, None]) -> Answer:
     """Answer the latest records, newest first."""
     records = await api.store().history(call.query.limit, call.query.before)
     items = tuple(_item(record) for record in records)
+    more = len(items) == call.query.limit or large(records)
     actions = () if call.query.before else tuple(api.program.actions(call.query.limit))
-    return Answer(value=History(items, items[-1].revision if len(items) == call.query.limit else None, actions))
+    return Answer(value=History(items, items[-1].revision if more else None, actions))
 
 
 async def get_record(api: Api, call: Call[NoQuery, None]) -> Answer:
@@ -142,7 +143,7 @@ def way_back(now: Reading, then: Reading, keys: tuple[str, ...]) -> tuple[list[P
         if present is None or not same(key, present.value, entry.value):
             operations.append(Put(key, entry.value))
     gone = {key for key, entry in now.entries.items() if wanted(key) and key not in then.entries and not entry.lease}
-    removed = removals(gone, now.entries, {operation.key for operation in operations})
+    removed = removals(gone, now.entries, {operation.key for operation in operations}, now.revision)
     touched = [*(operation.key for operation in operations), *sorted(gone)]
     compares = [Compare(key, now.entries[key].modified if key in now.entries else 0) for key in touched]
     return [*operations, *removed], compares

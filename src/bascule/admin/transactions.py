@@ -14,10 +14,10 @@ from bascule.admin.endpoint import REVISION_MAX, Answer, Call, WriteQuery
 from bascule.admin.errors import ApiError, conflict, refused
 from bascule.admin.objects import body_object, known_key
 from bascule.admin.values import objects_of, same, tree_of
-from bascule.admin.writes import carry_out, unchanged
+from bascule.admin.writes import ATTEMPTS_MAX, RETRY_S, carry_out, unchanged
 from bascule.change.ledger import owner_of
 from bascule.model.keys import SETTINGS
-from bascule.store.interface import LEASE_MAX, Compare, Entry, Put, Reading, Remove
+from bascule.store.interface import LEASE_MAX, Compare, ConflictError, Entry, Put, Reading, Remove
 
 
 class PutOperation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="put"):
@@ -92,15 +92,22 @@ async def apply(api: Api, call: Call[WriteQuery, ApplyBody]) -> Answer:
     for item in body.compares:
         known_key(item.key)
     compares = [Compare(item.key, item.modified) for item in body.compares]
-    reading = await api.reading()
-    for compare in compares:
-        entry = reading.entries.get(compare.key)
-        if (entry.modified if entry else 0) != compare.modified:
-            raise conflict(compare.key, entry.modified if entry else 0)
-    operations = _listed(body) if body.tree is None else await _of_tree(body.tree, body.prune, reading)
-    if not operations:
-        return Answer(value=await unchanged(api, call, reading.revision))
-    return Answer(value=await carry_out(api, call, operations, compares=compares, message=body.message))
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        reading = await api.reading()
+        for compare in compares:
+            entry = reading.entries.get(compare.key)
+            if (entry.modified if entry else 0) != compare.modified:
+                raise conflict(compare.key, entry.modified if entry else 0)
+        operations = _listed(body) if body.tree is None else await _of_tree(body.tree, body.prune, reading)
+        if not operations:
+            return Answer(value=await unchanged(api, call, reading.revision))
+        try:
+            return Answer(value=await carry_out(api, call, operations, compares=compares, message=body.message))
+        except ConflictError as error:  # below something that is pruned, somebody has put an object meanwhile
+            if error.key in {compare.key for compare in compares} or attempt == ATTEMPTS_MAX:
+                raise
+            await asyncio.sleep(RETRY_S * attempt)
+    raise AssertionError("unreachable")
 
 
 def _listed(body: ApplyBody) -> list[Put | Remove]:
@@ -141,13 +148,15 @@ async def _of_tree(tree: dict[str, Any], prune: bool, reading: Reading) -> list[
         objects, problems = objects_of(tree)
         if problems:
             raise refused(problems, "the tree")
-        return difference(entries, objects, prune=prune)
+        return difference(entries, objects, prune=prune, known=reading.revision)
 
     return await asyncio.to_thread(work)  # the largest trees take a second, and the master has other things to do
 
 
-def difference(entries: Mapping[str, Entry], objects: Mapping[str, bytes], *, prune: bool) -> list[Put | Remove]:
-    """Return what makes the stored objects those of a tree; equal ones are left alone."""
+def difference(
+    entries: Mapping[str, Entry], objects: Mapping[str, bytes], *, prune: bool, known: int = 0
+) -> list[Put | Remove]:
+    """Return what makes the stored objects, as they were at the revision `known`, those of a tree; equal ones are left alone."""
     operations: list[Put | Remove] = [
         Put(key, value)
         for key, value in objects.items()
@@ -155,13 +164,14 @@ def difference(entries: Mapping[str, Entry], objects: Mapping[str, bytes], *, pr
     ]
     if prune:
         gone = {key for key, entry in entries.items() if key not in objects and not entry.lease and key != SETTINGS}
-        operations += removals(gone, entries, {operation.key for operation in operations})
+        operations += removals(gone, entries, {operation.key for operation in operations}, known)
     return operations
 
 
-def removals(gone: set[str], entries: Mapping[str, Entry], written: Collection[str]) -> list[Remove]:
+def removals(gone: set[str], entries: Mapping[str, Entry], written: Collection[str], known: int = 0) -> list[Remove]:
     """Return the fewest operations that remove exactly these keys: an owner takes what is below it along, when all
-    of that goes and nothing is `written` there in the same transaction."""
+    of that goes and nothing is `written` there in the same transaction, nor (the store sees to that) was put there since the
+    entries were read at the revision `known`."""
     below: dict[str, list[str]] = {}
     for key in entries:
         if key.count("/") > 1:
@@ -174,7 +184,8 @@ def removals(gone: set[str], entries: Mapping[str, Entry], written: Collection[s
             continue
         children = below.get(key, [])
         whole = key not in kept and all(child in gone for child in children)
-        found.append(Remove(key, below=whole and bool(children)))
+        below_too = whole and bool(children)
+        found.append(Remove(key, below=below_too, known=known if below_too else 0))
         if whole:
             covered.update(children)
     return found

@@ -140,6 +140,9 @@ class Reconciler:
                 await self.compare()
             except StoreError:
                 self.status = msgspec.structs.replace(self.status, failures=self.status.failures + 1)
+            except Exception as error:  # whatever it is, the next comparison is made
+                self.status = msgspec.structs.replace(self.status, failures=self.status.failures + 1)
+                self._warn(f"the comparison with the store failed: {type(error).__name__}: {error}; report this")
 
     def pause_s(self) -> float:
         """Return how long to wait before the next comparison."""

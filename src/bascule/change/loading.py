@@ -56,7 +56,9 @@ def load(entries: Mapping[str, Entry], settings: Settings) -> Loaded | None:
     try:
         loaded = _decoded(entries, settings)
         blamed = {_blamed(problem.path, entries) for problem in validate(loaded.tree) if not problem.warning}
-    except _REFUSED:
+    except (
+        Exception
+    ):  # not only what decoding raises: a rule that cannot bear a value, too. The table finds out whose it is
         return None
     if "" in blamed:
         return None

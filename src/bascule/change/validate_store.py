@@ -11,6 +11,9 @@ from bascule.model.quantities import duration_ms
 from bascule.model.tree import Store
 
 _PATH: Final[Path] = ("store",)
+ENDPOINT_REMEDY: Final = (
+    'write "http://HOST:2379" or "https://HOST:2379"; user and password are no part of it (username, password_file)'
+)
 _BOUNDS_MS: Final = {
     "poll_interval": (1, limits.DURATION_MAX_MS),
     "history_age": (60_000, limits.HISTORY_AGE_MAX_MS),
@@ -53,15 +56,7 @@ def _durations(store: Store) -> Iterator[Problem]:
 
 
 def _etcd(store: Store) -> Iterator[Problem]:
-    if not store.endpoints:
-        yield Problem(path=(*_PATH, "endpoints"), message="no endpoint is given", remedy='write ["http://HOST:2379"]')
-    for index, endpoint in enumerate(store.endpoints):
-        if not endpoint_valid(endpoint):
-            yield Problem(
-                path=(*_PATH, "endpoints", str(index)),
-                message=f"{endpoint!r} is not the address of an etcd member",
-                remedy='write "http://HOST:2379" or "https://HOST:2379"',
-            )
+    yield from endpoint_problems(store)
     if store.prefix and (not store.prefix.startswith("/") or "//" in store.prefix or not store.prefix.strip("/")):
         yield Problem(
             path=(*_PATH, "prefix"),
@@ -81,6 +76,19 @@ def _etcd(store: Store) -> Iterator[Problem]:
             message="cert_file and key_file only make sense together",
             remedy="give both or neither",
         )
+
+
+def endpoint_problems(store: Store) -> Iterator[Problem]:
+    """Yield what is wrong with the endpoints, without what may be a password."""
+    if not store.endpoints:
+        yield Problem(path=(*_PATH, "endpoints"), message="no endpoint is given", remedy='write ["http://HOST:2379"]')
+    for index, endpoint in enumerate(store.endpoints):
+        if not endpoint_valid(endpoint):
+            yield Problem(
+                path=(*_PATH, "endpoints", str(index)),
+                message=f"{endpoint.rpartition('@')[2]!r} is not the address of an etcd member",
+                remedy=ENDPOINT_REMEDY,
+            )
 
 
 def endpoint_valid(endpoint: str) -> bool:

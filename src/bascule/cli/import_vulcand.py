@@ -10,6 +10,7 @@ from typing import IO, Any
 import click
 import msgspec
 
+from bascule.change.validate_store import ENDPOINT_REMEDY, endpoint_valid
 from bascule.cli.output import FAILURE, OK, Failure
 from bascule.cli.toml import to_toml
 from bascule.model.tree import EtcdOptions, tree_to_builtins
@@ -54,6 +55,8 @@ def vulcand(endpoints: str, prefix: str, as_toml: bool, output: str, **credentia
         prefix="/" + prefix.strip("/") if prefix.startswith("/") else prefix.strip("/"),
         **credentials,
     )
+    if not all(map(endpoint_valid, options.endpoints)):  # not shown: it may have a password in it
+        raise Failure("--etcd is not a list of addresses of etcd members", ENDPOINT_REMEDY)
     try:
         conversion = asyncio.run(_convert(options))
     except StoreError as error:

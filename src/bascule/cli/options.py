@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 TEXT, NUMBER, DURATION, PATH, PLACE = "text", "number", "duration", "path", "place"
-WORKERS_MAX = 256
+WORKERS_MAX = 64
 SLOTS_MAX = 1024
 DEFAULT_FILE = "bascule.toml"
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
@@ -71,7 +71,7 @@ _COMMON = (
     Option(
         ("--workers",),
         "N",
-        "Worker processes. Default: the configuration's, or one per CPU.",
+        "Worker processes. Default: the configuration's, or one per CPU, 32 at most.",
         kind=NUMBER,
         default=0,
         most=WORKERS_MAX,

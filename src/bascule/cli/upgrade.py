@@ -16,9 +16,11 @@ from bascule.cli.running import Running, find_running
 from bascule.model.quantities import duration_ms
 from bascule.process.control_socket import connect
 from bascule.process.link import Link, LinkClosedError
+from bascule.process.phases import PATIENCE_S
 from bascule.process.receipt import HISTORY_FILE, history_lines
 
-LONGEST_S: Final = 300.0
+LONGEST_S: Final = sum(PATIENCE_S.values()) + 10.0
+"""The keeper itself gives up before: a command that did so first would not know how it ended."""
 _ANSWERS: Final = {"receipt", "failed", "finished", "state"}
 
 
@@ -177,10 +179,12 @@ def receipt_lines(receipt: dict[str, Any]) -> list[str]:
         f"  slots        {receipt['slots']}, none closed; queued before {_counts(receipt['queued_before'])}, "
         f"after {_counts(receipt['queued_after'])}",
         f"  connections  {_what_happened(connections) or 'none'}",
-        f"  kernel       {_what_happened(kernel) or 'no reset, no connection refused'}",
+        f"  kernel       {_kernel(kernel)}",
         f"  phases       {', '.join(f'{key} {took_s:.3f} s' for key, took_s in receipt['phases_s'].items())}",
         f"  memory       {_mib(receipt['memory_before_bytes'])} before, {_mib(receipt['memory_both_bytes'])} with both",
     ]
+    if not receipt.get("master_in_charge", True):
+        lines.append("  attention    the new master had not taken charge yet: see its log, and bascule status")
     if receipt["regions_restarted"]:
         lines.append(f"  begun anew   {', '.join(receipt['regions_restarted'])}: their layout has changed")
     return lines
@@ -188,6 +192,14 @@ def receipt_lines(receipt: dict[str, Any]) -> list[str]:
 
 def _what_happened(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {key.replace('_', ' ')}" for key, count in counts.items() if count)
+
+
+def _kernel(counts: dict[str, int]) -> str:
+    """Without /proc, nobody counted; and what was counted may be another program's."""
+    if not counts:
+        return "its counters cannot be read"
+    counted = _what_happened(counts)
+    return f"{counted} (of all programs of this network namespace)" if counted else "no reset, no connection refused"
 
 
 def _counts(queues: dict[str, int]) -> str:
@@ -199,7 +211,9 @@ def _mib(count: int) -> str:
 
 
 def _print_history(running: Running, as_json: bool) -> int:
-    receipts = [json.loads(line) for line in history_lines(os.path.join(running.directory, HISTORY_FILE))]
+    receipts = [
+        receipt for line in history_lines(os.path.join(running.directory, HISTORY_FILE)) for receipt in _read(line)
+    ]
     if as_json:
         print_json(receipts)
         return OK
@@ -209,3 +223,16 @@ def _print_history(running: Running, as_json: bool) -> int:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(receipt["at"]))
         click.echo(f"{at}  {receipt_lines(receipt)[0]}  ({receipt['reason']})")
     return OK
+
+
+def _read(line: str) -> list[dict[str, Any]]:
+    """Return the receipt of a line of the history, nothing of one that is damaged."""
+    try:
+        receipt = json.loads(line)
+        receipt_lines(receipt)
+        time.localtime(receipt["at"])
+        str(receipt["reason"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        click.echo(f"a damaged receipt is left out: {line[:60]!r}", err=True)
+        return []
+    return [receipt]

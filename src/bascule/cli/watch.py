@@ -66,7 +66,7 @@ def _events(client: Client, since: int | None, types: tuple[str, ...]) -> Iterat
                 if not types or event["type"] in types:
                     yield event
         except AdminError as error:
-            if not connected:
+            if not connected or error.status in (401, 403):  # its token was removed, or has expired
                 raise
             click.echo(f"bascule: {error}; trying again", err=True)
         time.sleep(_RETRY_S)

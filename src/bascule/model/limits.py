@@ -49,7 +49,8 @@ UNIX_PATH_BYTES_MAX: Final = 107
 """sizeof(sockaddr_un.sun_path) less the closing NUL (unix(7))."""
 PORT_MAX: Final = 65_535
 
-WORKERS_MAX: Final = 256
+WORKERS_MAX: Final = 64
+"""Of all generations together: each worker has a segment of its own in the shared regions (shared/limits_layout.pxd)."""
 SLOTS_MAX: Final = 1024
 DRAIN_MAX_MS: Final = 24 * 3600 * 1000
 LIMITS_MEMORY_MIN_BYTES: Final = 1 << 20

@@ -324,7 +324,9 @@ class EtcdOptions(msgspec.Struct, frozen=True, kw_only=True):
 class Settings(Record, frozen=True):
     """Of the program as a whole. The command line goes before them."""
 
-    workers: Annotated[int, Meta(ge=0, le=limits.WORKERS_MAX, description="Worker processes; 0: one per CPU.")] = 0
+    workers: Annotated[
+        int, Meta(ge=0, le=limits.WORKERS_MAX, description="Worker processes; 0: one per CPU, 32 at most.")
+    ] = 0
     slots: Annotated[
         int,
         Meta(

@@ -204,15 +204,21 @@ def load(options: dict[str, Any]) -> Configuration:
 
 
 def _store(store: Store, options: dict[str, Any]) -> Store:
-    """Return a file's `store` table as the command line would have it."""
+    """Return a file's `store` table as the command line would have it; ConfigError when that cannot be."""
     from msgspec.structs import replace
 
     if options["store"]:
         store = replace(store, type=options["store"])
     if options["etcd"]:
-        store = replace(store, endpoints=tuple(options["etcd"].split(",")))
+        store = replace(store, endpoints=tuple(part.strip() for part in options["etcd"].split(",")))
     if options["prefix"]:
         store = replace(store, prefix=options["prefix"])
+    if options["etcd"]:
+        from bascule.change.validate_store import endpoint_problems
+        from bascule.model.problems import ConfigError
+
+        if problems := list(endpoint_problems(store)):  # a password in an endpoint would be in every message about it
+            raise ConfigError(problems)
     return store
 
 

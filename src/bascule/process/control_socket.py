@@ -8,7 +8,6 @@ from __future__ import annotations
 import _socket
 import errno
 import os
-import struct
 import time
 
 from bascule.process import unix_socket
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 CONTROL_SOCKET = "keeper.sock"
 CLIENTS_MAX = 32
-_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 class ControlSocket:
@@ -83,7 +81,7 @@ class ControlSocket:
             return
         os.set_inheritable(descriptor, False)
         client = Link(descriptor)
-        if len(self._clients) >= CLIENTS_MAX or _user(descriptor) not in {0, os.geteuid()}:
+        if len(self._clients) >= CLIENTS_MAX or unix_socket.peer_of(descriptor)[1] not in {0, os.geteuid()}:
             client.close()
             return
         self._clients.add(client)
@@ -147,12 +145,3 @@ def connect(directory: str, patience_s: float = 3.0) -> Link:
             time.sleep(0.02)
         finally:
             sock.close()
-
-
-def _user(descriptor: int) -> int:
-    sock = _socket.socket(fileno=descriptor)
-    try:
-        _, user, _ = _CREDENTIALS.unpack(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _CREDENTIALS.size))
-        return int(user)
-    finally:
-        sock.detach()

@@ -101,13 +101,21 @@ class Crew:
             self._restarts.pop(number).cancel()
         missing = target - len(active) - len(self._restarts)
         for _ in range(missing):
-            self.start(self._free_number())
+            number = self._free_number()
+            if number >= NUMBERS_MAX:
+                self._log.error(
+                    "no more workers can be started: the shared regions have room for so many, of all generations",
+                    workers=NUMBERS_MAX,
+                    remedy="run fewer, or end the probation: bascule upgrade --finish",
+                )
+                break
+            self.start(number)
         for number in active[target:] if missing < 0 else ():
             self.retire(self.workers[number])
 
     def _free_number(self) -> int:
         taken = {number for crew in self.lending.crews for number in (*crew.workers, *crew._restarts)}
-        return next(number for number in range(1 << 16) if number not in taken)
+        return next(number for number in range(len(taken) + 1) if number not in taken)
 
     def start(self, number: int) -> None:
         """Start worker `number`; try again later when the system cannot."""
@@ -326,7 +334,7 @@ class Crew:
         elif kind == "refused":
             self.on_refusal(message["reason"])
         elif kind == "account":
-            worker.account = message["counts"]
+            worker.account = {str(name): int(count) for name, count in dict(message["counts"]).items()}
             self.on_change()
         elif kind == "terminate":
             # A service manager may send TERM to the whole group: give the keeper's own time to arrive.
@@ -493,7 +501,10 @@ class Crew:
 
     def _kill(self, worker: Worker, number: int) -> None:
         if self.workers.get(worker.number) is worker:
-            os.kill(worker.pid, number)
+            try:
+                os.kill(worker.pid, number)
+            except ProcessLookupError:
+                return  # one that a killed keeper had started: somebody else has reaped it, and its link will tell
 
     def _in_state(self, state: str) -> list[Worker]:
         return sorted((w for w in self.workers.values() if w.state == state), key=lambda worker: worker.number)

@@ -50,6 +50,8 @@ class Following:
         self._read_wanted = True
         self._watch: asyncio.Task[None] | None = None
         self._failures = 0
+        self._stumbles = 0
+        """Errors in a row that are not the store's."""
 
     def go_on_from(self, revision: int) -> None:
         """Say that everything up to a revision is known already, so that the first step is to watch."""
@@ -74,6 +76,15 @@ class Following:
                 self._read_wanted = True
             except StoreError as error:
                 await self._pause(error)
+            except Exception as error:  # whatever it is, somebody has to follow the store
+                self._read_wanted = True
+                self._log.error(
+                    "what the store says could not be taken in; reading it anew, and what is in force stays in force",
+                    reason=f"{type(error).__name__}: {error}",
+                    remedy="report this",
+                )
+                self._stumbles += 1
+                await asyncio.sleep(_pause_s(self._stumbles - 1))
 
     async def _follow_once(self) -> None:
         if self._read_wanted:
@@ -102,6 +113,7 @@ class Following:
             self._connected()
             self._batch(found)  # `seen` is still what this watch said before
             self.seen = found.revision
+            self._stumbles = 0
             if self._read_wanted:  # asyncio.wait_for of Python 3.11 may lose the cancellation to an answer
                 return
         raise UnavailableError("the watch has ended")
@@ -128,6 +140,10 @@ class Following:
             self._told(f"disconnected: {error}")
         self.connected_s = 0.0
         self.failure = str(error)
-        pause_s = min(FIRST_PAUSE_S * 2.0 ** min(self._failures, 16), LONGEST_PAUSE_S)
         self._failures += 1
-        await asyncio.sleep(pause_s * random.uniform(0.67, 1.33))  # noqa: S311 - so that a fleet does not come at once
+        await asyncio.sleep(_pause_s(self._failures - 1))
+
+
+def _pause_s(failures: int) -> float:
+    """Return how long to wait after a failure that so many came before; never the same for two nodes of a fleet."""
+    return min(FIRST_PAUSE_S * 2.0 ** min(failures, 16), LONGEST_PAUSE_S) * random.uniform(0.67, 1.33)  # noqa: S311

@@ -20,6 +20,7 @@ from bascule.process.poller import Poller
 from bascule.process.rebinding import Rebinding
 from bascule.process.receipt import HISTORY_FILE, remember
 from bascule.process.renewal import Renewal
+from bascule.process.room import usual_workers
 from bascule.process.state_directory import PROCESSES_FILE, StateDirectory
 from bascule.process.storage import Storage
 from bascule.process.succession import (
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 DRAIN_TIMEOUT_MS = 30_000
 PROBATION_MS = 300_000
 HEARTBEAT_S = 5.0
+AFTER_FAILURE_S = 0.01
+"""A pause, so that what fails again and again does not take a whole processor."""
 
 
 class Keeper:
@@ -91,6 +94,8 @@ class Keeper:
         self._exit_status: int | None = None
         self._failed = 0
         self._recorded: list[int] = []
+        self._reloading = False
+        """The service manager waits to hear that a reload is over."""
 
     def run(self) -> int:
         """Serve until told to stop; return the exit status."""
@@ -103,10 +108,11 @@ class Keeper:
         )
         if self._document is None:
             self._take_over(self._orphans.collect(self._state.path))
-            self._crew.resize(self._options["workers"] or len(os.sched_getaffinity(0)))
+            self._crew.resize(self._options["workers"] or usual_workers())
             self.active.start_master()
         else:
             self._go_on(self._document)
+        self._poller.on_failure = self._goes_on_after
         self._poller.call_later(HEARTBEAT_S, self._heartbeat)
         if self._notifier.watchdog_s:
             self._watchdog()
@@ -120,6 +126,20 @@ class Keeper:
     @property
     def _crew(self) -> Crew:
         return self.active.crew
+
+    def _goes_on_after(self, error: Exception) -> bool:
+        """A fault of our own, or a system that has run out of something: it costs what was to be done, and not the traffic
+        of all workers, which the service manager may end when this process does."""
+        if not self._ready:
+            return False
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
+        self._log.error("a step of the keeper failed; it goes on", error=repr(error)[:1000], where=where)
+        self._upgrade.failed_inside(error)
+        time.sleep(AFTER_FAILURE_S)
+        return True
 
     # ---- generations
 
@@ -197,6 +217,7 @@ class Keeper:
             ],
             admin=[document.keep(descriptor) for descriptor in self._admin_socket],
             active=self.active.number,
+            reloading=self._reloading,
             generations=[describe_generation(generation, document) for generation in self._generations],
         )
         return document
@@ -205,6 +226,7 @@ class Keeper:
         """Go on from where the program before stopped."""
         self._upgrade.usual_probation_ms = document["probation_ms"]
         self._options["workers"] = document["workers"]
+        self._reloading = bool(document.get("reloading"))
         self._rebinding.restore(document["rebinding"])
         for state in document["listeners"]:
             listener = restore_listener(state)
@@ -297,14 +319,22 @@ class Keeper:
         on_signal([_signal.SIGINT, _signal.SIGQUIT], self._stop_at_once)
         on_signal([_signal.SIGHUP], self._reload)
         on_signal([_signal.SIGUSR1], lambda: reopen_logs(self._options["log_file"], self._generations, self._log))
-        on_signal([_signal.SIGUSR2], lambda: obey(self._upgrade, {"type": "upgrade"}, lambda answer: None, "USR2"))
+        on_signal([_signal.SIGUSR2], self._upgrade_by_signal)
         on_signal([_signal.SIGTTIN], lambda: self._resize(+1))
         on_signal([_signal.SIGTTOU], lambda: self._resize(-1))
         _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
 
     def _reload(self) -> None:
+        self._reloading = True
         self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self.active.tell_master({"type": "reload"})
+
+    def _upgrade_by_signal(self) -> None:
+        def report(answer: dict[str, Any]) -> None:
+            if answer["type"] == "failed":  # who sends a signal is told by the log alone
+                self._log.error("USR2 is not obeyed", reason=answer["reason"], remedy=answer["remedy"])
+
+        obey(self._upgrade, {"type": "upgrade"}, report, "USR2")
 
     def _resize(self, step: int) -> None:
         target = min(max(self._crew.target + step, 1), command_line.WORKERS_MAX)
@@ -374,6 +404,8 @@ class Keeper:
     def _gone(self, generation: Generation) -> None:
         self._forget(generation)
         self._log.info("generation ended", generation=generation.number, version=generation.program.version)
+        if not self._crew.stopping:
+            self._crew.resize(self._crew.target)  # its workers' numbers are free now
 
     def _end_if_alone(self) -> None:
         """When the workers are gone, the master goes; when the master is gone, the keeper ends."""
@@ -420,14 +452,20 @@ class Keeper:
             self._keep_admin_socket(descriptors)
         elif kind == "in_charge":
             self._upgrade.in_charge()
+            if self._reloading:  # its predecessor was told to; this one has read the configuration since
+                self._reloaded("The configuration was read by a new master")
         elif kind == "switch_back":
             self._upgrade.back(message["reason"], lambda answer: None)
         elif kind == "reloaded":
-            self._notifier.send("READY=1", f"STATUS={message['status']}")
+            self._reloaded(message["status"])
         elif kind == "status":
             self._notifier.send(f"STATUS={message['status']}")
         elif kind == "fatal":
             self._fatal(message["reason"], message["status"])
+
+    def _reloaded(self, status: str) -> None:
+        self._reloading = False
+        self._notifier.send("READY=1", f"STATUS={status}")
 
     def _keep_admin_socket(self, descriptors: list[int]) -> None:
         """Who asks while one master follows another waits in the queue of this socket, and is refused by neither."""
@@ -443,7 +481,7 @@ class Keeper:
         self._crew.apply_settings(
             drain_timeout_ms, options["access_log"] or message["access_log"], message["worker_memory_bytes"]
         )
-        workers = self._options["workers"] or message["workers"] or len(os.sched_getaffinity(0))
+        workers = self._options["workers"] or message["workers"] or usual_workers()
         if workers != self._crew.target and not self._stopping:
             self._crew.resize(workers)
             self.active.tell_master({"type": "target", "workers": workers})
@@ -485,7 +523,7 @@ class Keeper:
         self._recorded = pids
         processes = {**self._orphans.record(), **{str(pid): spawn.start_time(pid) for pid in pids}}
         try:
-            self._state.write(PROCESSES_FILE, {"keeper": os.getpid(), "processes": processes})
+            self._state.write(PROCESSES_FILE, {"keeper": os.getpid(), "boot": spawn.boot(), "processes": processes})
         except OSError as error:
             self._recorded = []  # again at the next change
             self._log.error("the processes cannot be recorded in the state directory", error=error.strerror)

@@ -9,16 +9,23 @@ if TYPE_CHECKING:
     from bascule.process.upgrade import Report, Upgrade
 
 
+REASON_MAX = 1000
+"""Characters of a reason that are kept: it goes into every event and receipt of the switch back."""
+
+
 def obey(upgrade: Upgrade, message: dict[str, Any], answer: Report, reason: str = "bascule upgrade") -> None:
     """Do what a message asks, and answer: docs/upgrade.md has the messages."""
     kind = message["type"]
     if kind == "upgrade":
-        probation_ms = message.get("probation_ms")
-        if not isinstance(probation_ms, int):
+        probation_ms, program = message.get("probation_ms"), message.get("program") or []
+        if not isinstance(probation_ms, int) or probation_ms < 0:
             probation_ms = upgrade.usual_probation_ms
-        upgrade.begin([str(word) for word in message.get("program") or ()], probation_ms, reason, answer)
+        if not isinstance(program, list):
+            answer({"type": "failed", "reason": "the program is no list of words", "remedy": "name a path"})
+            return
+        upgrade.begin([str(word) for word in program], probation_ms, reason, answer)
     elif kind == "back":
-        upgrade.back(str(message.get("reason") or "bascule upgrade --back"), answer)
+        upgrade.back(str(message.get("reason") or "bascule upgrade --back")[:REASON_MAX], answer)
     elif kind == "finish":
         upgrade.finish(answer)
     elif kind == "upgrade?":

@@ -11,6 +11,7 @@ import os
 
 from bascule.process import link as links
 from bascule.process.link import Link
+from bascule.process.unix_socket import peer_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ class MeetingPlace:
         try:
             descriptor, _ = self._socket._accept()  # type: ignore[attr-defined] # of the raw socket, without an object
         except OSError:
+            return None
+        if peer_of(descriptor)[1] not in {0, os.geteuid()}:  # a state directory that was opened to others
+            os.close(descriptor)
             return None
         self.close()
         return Link(descriptor)

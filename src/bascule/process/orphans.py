@@ -14,9 +14,11 @@ import os
 import select
 import time
 
+from bascule.process import link as links
 from bascule.process.link import Link, LinkClosedError
 from bascule.process.orphaned import meeting_place
-from bascule.process.spawn import start_time
+from bascule.process.spawn import boot, start_time
+from bascule.process.unix_socket import peer_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +48,16 @@ class Orphan:
         self.slots: dict[tuple[str, str], dict[int, int]] = {}
         """By listener id and address: descriptors by slot number."""
 
+    def close(self) -> None:
+        """Close everything that it gave. A listening socket that is kept and not accepted on would go on getting its
+        share of the connections, and nobody would answer them."""
+        self.link.close()
+        for descriptor in self.shared:
+            os.close(descriptor)
+        for slots in self.slots.values():
+            for descriptor in slots.values():
+                os.close(descriptor)
+
 
 class Orphans:
     """What a predecessor's record says that still runs. A pid counts only together with its start time."""
@@ -53,10 +65,12 @@ class Orphans:
     def __init__(self, record: dict[str, Any], log: Log) -> None:
         """`record` is the content of the processes file, empty after an orderly end."""
         self._log = log
-        processes = record.get("processes", {})
+        processes = record.get("processes", {}) if record.get("boot", boot()) == boot() else {}
         self._started: dict[int, int] = {}
         if isinstance(processes, dict):
-            self._started = {int(pid): started for pid, started in processes.items() if pid.isdigit()}
+            self._started = {
+                int(pid): started for pid, started in processes.items() if pid.isdigit() and isinstance(started, int)
+            }
         if self.living():
             log.warning(
                 "processes of a keeper that was killed still serve; they are kept until the new ones do",
@@ -78,7 +92,7 @@ class Orphans:
         found = []
         for pid in self.living():
             link = _connect(meeting_place(directory, pid), deadline_s, waits=_is_worker(pid))
-            orphan = _received(link, deadline_s) if link is not None else None
+            orphan = _received(link, pid, deadline_s) if link is not None else None
             if orphan is not None:
                 found.append(orphan)
                 del self._started[pid]
@@ -146,26 +160,47 @@ def _connect(path: str, deadline_s: float, *, waits: bool) -> Link | None:
         time.sleep(_LOOK_S)
 
 
-def _received(link: Link, deadline_s: float) -> Orphan | None:
-    """Return what an orphan gives back, None when it does not say all in time."""
+def _received(link: Link, pid: int, deadline_s: float) -> Orphan | None:
+    """Return what the orphan of this pid gives back, None when it does not say all in time, or is another process."""
     poll = select.poll()
     poll.register(link.fileno(), select.POLLIN)
-    orphan = None
+    orphan = Orphan(link, {}, [])
     try:
-        while time.monotonic() < deadline_s:
+        while time.monotonic() < deadline_s and peer_of(link.fileno()) == (pid, os.geteuid()):
             received = link.receive()
             if received is None:
                 poll.poll(max(deadline_s - time.monotonic(), 0.0) * 1000)
-                continue
-            message, descriptors = received
-            if message["type"] == "orphan":
-                orphan = Orphan(link, message, descriptors)
-            elif message["type"] == "slots" and orphan is not None:
-                of_listener = orphan.slots.setdefault((message["listener"], message["address"]), {})
-                of_listener.update(zip(message["slots"], descriptors, strict=True))
-            elif message["type"] == "that_is_all":
+            elif received[0]["type"] == "that_is_all":
+                links.close_all(received[1])
+                if not orphan.greeting:
+                    break
                 return orphan
-    except (LinkClosedError, ValueError):
+            else:
+                _note(orphan, *received)
+    except (LinkClosedError, ValueError, KeyError, TypeError):
         pass
-    link.close()
+    orphan.close()
     return None
+
+
+def _note(orphan: Orphan, message: dict[str, Any], descriptors: list[int]) -> None:
+    """Take note of one message, and keep its descriptors; ValueError, KeyError, TypeError when it makes no sense, and then
+    they are closed."""
+    try:
+        if message["type"] == "orphan" and not orphan.greeting:
+            numbers = [message[name] for name in ("number", "pid", "revision", "regions")]
+            if not all(isinstance(number, int) for number in numbers) or not 0 < numbers[3] <= len(descriptors):
+                raise ValueError("no greeting of a worker")
+            orphan.greeting, orphan.shared = message, descriptors
+            return
+        if message["type"] == "slots":
+            key, slots = (str(message["listener"]), str(message["address"])), message["slots"]
+            known = orphan.slots.setdefault(key, {})
+            if len(set(map(int, slots))) != len(descriptors) or known.keys() & set(slots):
+                raise ValueError("slots without descriptors")
+            known.update(zip(slots, descriptors, strict=True))
+            return
+    except (ValueError, KeyError, TypeError):
+        links.close_all(descriptors)
+        raise
+    links.close_all(descriptors)

@@ -22,6 +22,10 @@ PATIENCE_S = {
 }
 """How long each phase may take. One that is late fails the upgrade; the last two only end the waiting."""
 
+BACK_HOLDING_S = 3.0
+"""HOLDING of a switch back: a master that does not hold still by then is killed. It may be the reason for the switch, its
+version is on the way out, and what it was about to change is in the store."""
+
 SAYINGS = {
     ASKING: "asking the program on disk what it is",
     STARTING: "starting the new master",

@@ -49,6 +49,16 @@ class Poller:
         self._wakeup, self._wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poll.register(self._wakeup, _READABLE)
         self._signals: dict[int, Callable[[], None]] = {}
+        self.on_failure: Callable[[Exception], bool] = lambda error: False
+        """Something that was to be done here raised: returns whether to go on with the rest."""
+
+    def _do(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Let one thing happen. What it raises concerns it alone, if `on_failure` says so: the rest goes on."""
+        try:
+            action(*arguments)
+        except Exception as error:
+            if not self.on_failure(error):
+                raise
 
     def on_signal(self, numbers: Sequence[int], action: Callable[[], None]) -> None:
         """Call `action` in the loop when one of the signals has come."""
@@ -101,7 +111,7 @@ class Poller:
             elif descriptor in self._links:
                 self._serve(descriptor, events)
             elif descriptor in self._others:
-                self._others[descriptor]()
+                self._do(self._others[descriptor])
         self._fire()
 
     def _watch_writable(self) -> None:
@@ -120,7 +130,7 @@ class Poller:
         for number in os.read(self._wakeup, 512):
             action = self._signals.get(number)
             if action is not None:
-                action()
+                self._do(action)
 
     def _serve(self, descriptor: int, events: int) -> None:
         link, on_message, on_close = self._links[descriptor]
@@ -135,14 +145,17 @@ class Poller:
         except (LinkClosedError, ValueError):
             if self._links.get(descriptor, (None,))[0] is link:
                 self.unwatch(link)
-                on_close()
+                self._do(on_close)
+        except Exception as error:
+            if not self.on_failure(error):
+                raise
 
     def _fire(self) -> None:
         now = time.monotonic()
         for timer in [timer for timer in self._timers if timer.due_s <= now]:
             action, timer.action = timer.action, None
             if action is not None:
-                action()
+                self._do(action)
 
 
 def _nothing(number: int, frame: object) -> None:

@@ -45,6 +45,11 @@ class Probation:
         self._until_s = time.monotonic() + length_ms / 1000
         self._timer = self._poller.call_later(length_ms / 1000, self.proven)
 
+    @property
+    def left_s(self) -> float:
+        """How much longer the generation that rests will, in seconds; 0 when there is none."""
+        return max(self._until_s - time.monotonic(), 0.0) if self.resting is not None else 0.0
+
     def take(self) -> Generation | None:
         """Return the generation that rests, which does so no longer: it is switched back to."""
         if self._timer is not None:
@@ -87,7 +92,7 @@ class Probation:
         resting = self.resting
         return {
             "resting": None if resting is None else {"generation": resting.number, "version": resting.program.version},
-            "probation_left_s": round(max(self._until_s - time.monotonic(), 0.0), 1) if resting is not None else 0.0,
+            "probation_left_s": round(self.left_s, 1),
             "lost_because": self.lost_because,
             "baseline": self.baseline,
         }

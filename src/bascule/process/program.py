@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 COMMAND = "_program"
+VERSION_MAX = 100
+"""Characters. A version stands in logs, labels of metrics and on terminals."""
 
 
 class Program:
@@ -66,6 +68,8 @@ def from_message(message: dict[str, Any]) -> Program:
     if not all(isinstance(text, str) and text for text in found) or not isinstance(launcher, list) or not launcher:
         raise UnusableError("what it says of itself is not known to this version")
     executable, path, version = map(str, found)
+    if len(version) > VERSION_MAX or not version.isprintable():
+        raise UnusableError("what it says of its version is no line of text")
     return Program([str(word) for word in launcher], executable, path, version)
 
 
@@ -78,7 +82,9 @@ def current(launcher: Sequence[str]) -> Program:
     """
     directory, name = os.path.split(sys.executable)
     executable = os.path.join(os.path.realpath(directory), name)
-    return Program(launcher, executable, os.pathsep.join(map(os.path.realpath, sys.path)), version())
+    # Once each: `python -m` puts its directory before what it is given, and what it found is given to the next version.
+    path = os.pathsep.join(dict.fromkeys(map(os.path.realpath, sys.path)))
+    return Program(launcher, executable, path, version())
 
 
 def own_launcher() -> list[str]:
@@ -102,7 +108,7 @@ def version() -> str:
 def ask(launcher: Sequence[str]) -> tuple[int, Link]:
     """Start a program that is to report what it is; return its pid and the link on which it does. OSError when it cannot
     be started."""
-    path = os.pathsep.join(map(os.path.abspath, sys.path))
+    path = os.pathsep.join(dict.fromkeys(map(os.path.abspath, sys.path)))
     environment = {"PYTHONPATH": path} if len(launcher) > 1 else {}
     ours, theirs = links.pair()
     try:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 HISTORY_FILE = "upgrades.jsonl"
 HISTORY_MAX = 200
+QUEUES_MAX = 400
+TEXT_MAX = 2000
+"""Characters of what failed: it may be the words of a program that nobody knows yet."""
 _COUNTERS: dict[str, dict[str, tuple[str, ...]]] = {
     "/proc/net/snmp": {"Tcp": ("EstabResets", "OutRsts")},
     "/proc/net/netstat": {"TcpExt": ("ListenOverflows", "ListenDrops", "TCPAbortOnData", "TCPAbortOnClose")},
@@ -70,7 +73,7 @@ class Receipt:
 
     def failed(self, reason: str, remedy: str) -> dict[str, Any]:
         """Return the receipt of a replacement that changed nothing."""
-        return self._ended({"ok": False, "failed": reason, "remedy": remedy})
+        return self._ended({"ok": False, "failed": reason[:TEXT_MAX], "remedy": remedy})
 
     def done(self, old: Crew) -> dict[str, Any]:
         """Return the receipt, with what the old workers have done with their connections since the commit."""
@@ -80,6 +83,8 @@ class Receipt:
         for pid, account in accounts:
             before = self._accounts_before.get(pid, {})
             for key, value in account.items():
+                if key == "inherited":  # in an upgrade before: who rests takes nothing over
+                    continue
                 total[key] = total.get(key, 0) + value - (0 if key == "in_flight" else before.get(key, 0))
         return self._ended({"ok": True, "connections": dict(sorted(total.items()))})
 
@@ -98,8 +103,14 @@ def _who(generation: Generation) -> dict[str, Any]:
 
 
 def queues(lending: Lending) -> dict[str, int]:
-    """Return how many connections wait to be accepted, by listener."""
-    return {key[0]: lending.listeners[key].queued() for key in sorted(lending.listening)}
+    """Return how many connections wait to be accepted, by listener: where there are very many listeners, by those alone at
+    which somebody waits, so that a receipt fits into one packet."""
+    found: dict[str, int] = {}
+    for key in sorted(lending.listening):  # for a moment, one listener may be two, at different addresses
+        found[key[0]] = found.get(key[0], 0) + lending.listeners[key].queued()
+    if len(found) > QUEUES_MAX:
+        found = dict([(name, count) for name, count in found.items() if count][:QUEUES_MAX])
+    return found
 
 
 def memory_bytes(generation: Generation) -> int:
@@ -159,17 +170,24 @@ def totals(before: dict[str, dict[str, int]], document: dict[str, Any]) -> dict[
 
 
 def _totals_of(line: str) -> dict[str, dict[str, int]]:
+    """Return the totals of a receipt, or as much as can be read of a file that a disk or an editor has damaged: the keeper
+    must not end of it."""
     try:
-        found: dict[str, dict[str, int]] = wire.loads(line).get("totals", {})
+        found = wire.loads(line).get("totals")
     except (ValueError, AttributeError):
         return {}
-    return found
+    parts = found.items() if isinstance(found, dict) else ()
+    return {
+        name: {what: count for what, count in counts.items() if isinstance(count, int)}
+        for name, counts in parts
+        if isinstance(counts, dict)
+    }
 
 
 def history_lines(path: str) -> list[str]:
-    """Return the receipts as they were written, oldest first."""
+    """Return the receipts as they were written, oldest first; one that was damaged may be no JSON any more."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().splitlines()
     except OSError:
         return []

@@ -6,6 +6,7 @@ IDLE -renew-> WAITING -nothing under way-> CHECKING -the new version can read th
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
 
 from bascule.process import succession
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from bascule.process.succession import Document
 
 LOOK_S = 0.05
+CHECK_MAX_S = 60.0
+"""How long the check may take before it is killed, which counts as its failure."""
 IDLE, WAITING, CHECKING = "idle", "waiting", "checking"
 
 
@@ -57,7 +60,7 @@ class Renewal:
             return False
         self._check = 0
         self.phase = WAITING
-        if status:
+        if status and self._program is self._checked:
             self._failed(f"the check ended: {describe_exit(status)}")
         elif self._program is not None and self._program is self._checked and self._is_quiet():
             self._become(self._program)
@@ -73,14 +76,21 @@ class Renewal:
             self._poller.call_later(LOOK_S, self._look)
             return
         self._checked = self._program
-        memory = self._describe().sealed()
+        memory = -1
         try:
-            self._check = succession.ask(self._program, memory)
+            memory = self._describe().sealed()
+            self._check = pid = succession.ask(self._program, memory)
             self.phase = CHECKING
+            self._poller.call_later(CHECK_MAX_S, lambda: self._late(pid))
         except OSError as error:
             self._failed(f"{self._program.launcher[0]}: {error.strerror}")
         finally:
-            os.close(memory)
+            if memory >= 0:
+                os.close(memory)
+
+    def _late(self, pid: int) -> None:
+        if self._check == pid:  # not reaped yet, so that the pid is still its own
+            os.kill(pid, _signal.SIGKILL)
 
     def _become(self, program: Program) -> None:
         document = self._describe()

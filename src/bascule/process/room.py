@@ -31,6 +31,12 @@ def shortage(lending: Lending, workers: int, *, one_rests: bool) -> tuple[str, s
     return None
 
 
+def usual_workers() -> int:
+    """Return how many workers there are when nobody says: one for each processor, but no more than have room twice, or no
+    version could ever be replaced."""
+    return min(len(os.sched_getaffinity(0)), NUMBERS_MAX // 2)
+
+
 def descriptors_left() -> int:
     """Return how many descriptors this process can still open; PLENTY where /proc does not tell."""
     try:

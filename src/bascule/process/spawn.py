@@ -103,6 +103,16 @@ def start_time(pid: int) -> int:
     return 0 if fields[0] == "Z" else int(fields[19])
 
 
+def boot() -> str:
+    """Return the kernel's name of the time since the machine was started, empty where it does not tell: pids and start times
+    come again after another start."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
 def describe_exit(status: int) -> str:
     """Return how a process ended, in words, from its wait status."""
     if os.WIFSIGNALED(status):

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import _socket
 import errno
-import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,22 +46,22 @@ def refuse(descriptor: int) -> None:
     """Have a listening TCP socket get no new connection; handshakes under way end normally. There is no way back: only
     a privileged process may bind a socket to another interface. One with siblings that do not refuse still gets its
     share from their group."""
-    sock = _socket.socket(fileno=os.dup(descriptor))
+    sock = _socket.socket(fileno=descriptor)  # no duplicate: see _attach
     try:
         sock.setsockopt(_socket.SOL_SOCKET, _SO_BINDTOIFINDEX, _NO_INTERFACE)
     finally:
-        sock.close()
+        sock.detach()
 
 
 def refuses(descriptor: int) -> bool:
     """Whether `refuse` was called for a socket."""
-    sock = _socket.socket(fileno=os.dup(descriptor))
+    sock = _socket.socket(fileno=descriptor)  # no duplicate: see _attach
     try:
         return sock.getsockopt(_socket.SOL_SOCKET, _SO_BINDTOIFINDEX) == _NO_INTERFACE
     except OSError:
         return False
     finally:
-        sock.close()
+        sock.detach()
 
 
 def steer(descriptor: int, places: int) -> bool:
@@ -108,18 +107,18 @@ def _attach(descriptor: int, option: int, instructions: Sequence[Instruction]) -
     address = code.buffer_info()[0]
     # struct sock_fprog {unsigned short len; struct sock_filter *filter}, the pointer 8-byte aligned
     argument = len(instructions).to_bytes(8, "little") + address.to_bytes(8, "little")
-    sock = _socket.socket(fileno=os.dup(descriptor))
+    sock = _socket.socket(fileno=descriptor)  # no duplicate: a listener is closed when no descriptor is left, too
     try:
         sock.setsockopt(_socket.SOL_SOCKET, option, argument)
     except OSError:
         return False
     finally:
-        sock.close()
+        sock.detach()
     return True
 
 
 def _detach(descriptor: int, option: int) -> None:
-    sock = _socket.socket(fileno=os.dup(descriptor))
+    sock = _socket.socket(fileno=descriptor)  # no duplicate: see _attach
     try:
         sock.setsockopt(_socket.SOL_SOCKET, option, 0)
     except OSError as error:
@@ -127,4 +126,4 @@ def _detach(descriptor: int, option: int) -> None:
         if error.errno not in {errno.ENOENT, errno.EINVAL, errno.ENOPROTOOPT}:
             raise
     finally:
-        sock.close()
+        sock.detach()

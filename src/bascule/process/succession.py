@@ -41,7 +41,7 @@ class Document:
 
     def __init__(self) -> None:
         """Begin an empty one."""
-        self.value: dict[str, Any] = {"layout": LAYOUT}
+        self.value: dict[str, Any] = {"layout": LAYOUT, "python_path": os.environ.get("PYTHONPATH")}
         self.descriptors: list[int] = []
 
     def keep(self, descriptor: int) -> int:
@@ -72,7 +72,7 @@ def become(program: Program, words: Sequence[str], document: Document) -> None:
     kept = [memory, *document.descriptors]
     environment = {**os.environ, VARIABLE: str(memory)}
     if len(program.launcher) > 1:
-        environment["PYTHONPATH"] = program.path
+        environment["PYTHONPATH"] = program.path  # until `received`: another program may have to find its own modules
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ALL_SIGNALS)
     for descriptor in kept:
         os.set_inheritable(descriptor, True)
@@ -98,6 +98,10 @@ def received() -> dict[str, Any] | None:
         return None
     document = read(int(number))
     os.close(int(number))
+    if "python_path" in document:
+        os.environ.pop("PYTHONPATH", None)
+        if document["python_path"] is not None:
+            os.environ["PYTHONPATH"] = str(document["python_path"])
     return document
 
 

@@ -24,6 +24,8 @@ class Notifier:
 
         `before` is what `describe` returned before an execve.
         """
+        self._socket: _socket.socket | None = None
+        """One for life: the watchdog has to be fed when there are no descriptors left, too."""
         if before is not None:
             self._address, self.watchdog_s = before["address"], before["watchdog_s"]
             return
@@ -56,16 +58,15 @@ class Notifier:
             return True
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(descriptors)}i", *descriptors))]
-        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
         try:
+            if self._socket is None:
+                self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
             text = "\n".join(assignments).encode()
-            sock.sendmsg([text], rights if descriptors else [], _socket.MSG_NOSIGNAL | flags, address)
+            self._socket.sendmsg([text], rights if descriptors else [], _socket.MSG_NOSIGNAL | flags, address)
         except BlockingIOError:
             return False
         except OSError as error:
-            return error.errno not in {errno.ENOBUFS, errno.ETOOMANYREFS}
-        finally:
-            sock.close()
+            return error.errno not in {errno.ENOBUFS, errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE}
         return True
 
     def watchdog(self) -> None:

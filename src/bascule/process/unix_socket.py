@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import _socket
 import os
+import struct
 
+_CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _TEMPORARY = ".new"
 """A socket is bound as PATH.PID.new. The kernel goes on calling it by this first name when the file has another."""
 
@@ -32,6 +34,18 @@ def listen(path: str, *, mode: int, backlog: int, kind: int = _socket.SOCK_STREA
         return sock.detach()
     finally:
         sock.close()
+
+
+def peer_of(descriptor: int) -> tuple[int, int]:
+    """Return pid and user of the process at the other end of a connected Unix socket: of a client when it connected, of a
+    server when it began to listen (unix(7): SO_PEERCRED). The kernel says so, not the process."""
+    sock = _socket.socket(fileno=descriptor)
+    try:
+        found = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _CREDENTIALS.size)
+    finally:
+        sock.detach()
+    pid, user, _ = _CREDENTIALS.unpack(found)
+    return pid, user
 
 
 def path_of(name: str) -> str:

@@ -19,6 +19,7 @@ from bascule.process.newest import Newest
 from bascule.process.phases import (
     ADOPTING,
     ASKING,
+    BACK_HOLDING_S,
     EMPTYING,
     FILLING,
     HOLDING,
@@ -102,12 +103,13 @@ class Upgrade:
         """Return to the generation that rests."""
         if self._refused(report):
             return
+        left_s = self.probation.left_s
         resting = self.probation.take()
         if resting is None:
             remedy = "there is nothing to switch back to; upgrade to the version you want"
             report(failed("no generation rests", remedy))
             return
-        self._is_back = True
+        self._is_back, self._probation_ms = True, int(left_s * 1000)
         self._begun("back", reason, report)
         self._new = resting
         self._watch_candidate(resting)
@@ -205,6 +207,11 @@ class Upgrade:
                 raise
             what = error.strerror if isinstance(error, OSError) else f"not known here: {type(error).__name__}: {error}"
             self._fail(f"{SAYINGS[self.phase]}: {what}", SEE_LOG)
+
+    def failed_inside(self, error: Exception) -> None:
+        """The keeper failed at something that had to be done: what can still fail, fails."""
+        if self._is_undecided():
+            self._fail(f"{SAYINGS[self.phase]}: the keeper failed: {type(error).__name__}: {error}", SEE_LOG)
 
     def _is_undecided(self) -> bool:
         """Whether something is under way that can still fail."""
@@ -322,8 +329,7 @@ class Upgrade:
         old.tell_master({"type": "rest"})
         old.on_message = self._from_old
         old.state, old.may_start_master = RESTING, True
-        old.on_master_death = lambda reason: self._resting_lost(old, f"its master died: {reason}")
-        old.crew.on_death = lambda worker, why: self._resting_lost(old, f"its worker {worker.number} died: {why}")
+        self._watch_resting(old)
         old.crew.on_change = self._emptied
         old.crew.rest(deadline_ms)
         self._log.info("the new generation serves", generation=new.number, version=new.program.version)
@@ -335,6 +341,10 @@ class Upgrade:
         self._deferred = []
         if not old.master_pid:
             self._resting_lost(old, "its master died before the new generation served")
+
+    def _watch_resting(self, old: Generation) -> None:
+        old.on_master_death = lambda reason: self._resting_lost(old, f"its master died: {reason}")
+        old.crew.on_death = lambda worker, why: self._resting_lost(old, f"its worker {worker.number} died: {why}")
 
     def _from_old(self, message: dict[str, Any], descriptors: list[int]) -> None:
         links.close_all(descriptors)
@@ -372,6 +382,7 @@ class Upgrade:
         assert old is not None
         assert receipt is not None
         receipt.phase_ended(self.phase)
+        receipt.note("master_in_charge", self._in_charge)
         document = receipt.done(old.crew)
         if old.state == RESTING:
             self.probation.begin(old, self._probation_ms)
@@ -415,7 +426,8 @@ class Upgrade:
         self._keeper.announce({"phase": phase, "text": SAYINGS[phase]})
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._poller.call_later(PATIENCE_S[phase], self._late)
+        patience_s = min(PATIENCE_S[phase], BACK_HOLDING_S) if phase == HOLDING and self._is_back else PATIENCE_S[phase]
+        self._timer = self._poller.call_later(patience_s, self._late)
 
     def _late(self) -> None:
         if self.phase == TAKING_OVER:
@@ -424,6 +436,9 @@ class Upgrade:
             self._old.kill_master()
             self._promote()
         elif self.phase == EMPTYING:
+            if not self._in_charge:
+                remedy = "see what it says; if it stays so, kill it, and it is replaced; or switch back"
+                self._log.error("the new master has not taken charge yet", remedy=remedy)
             self._done()
         elif self.phase == HOLDING and self._is_back:
             assert self._old is not None
@@ -465,6 +480,7 @@ class Upgrade:
         new.on_message = lambda message, descriptors: links.close_all(descriptors)
         if self._is_back and not self._lost:
             new.crew.rest(new.crew.drain_timeout_ms)
+            self._watch_resting(new)
             self.probation.begin(new, self._probation_ms)
         elif lent or self._is_back:
             new.leave(new.crew.drain_timeout_ms)

@@ -147,7 +147,10 @@ class Worker:
         """Give the keeper that followed what the one before had lent, and obey it from now on."""
         assert self.waiting is not None
         link = self.waiting.accept()
-        if link is None:
+        if link is None:  # a stranger, somebody who is gone again, or no descriptor for him: wait for the next
+            self.waiting.close()
+            self.waiting = None
+            self._await_keeper()
             return
         self.waiting = None
         greeting = {

@@ -254,10 +254,15 @@ class EmbeddedStore:
     async def _keep_time(self, database: Database) -> None:
         """End the leases whose time is over."""
         if self._lock_file < 0:
-            self._lock_file = _lock(self.place + "-leases")
-            if self._lock_file < 0:
+            lock_file = _lock(self.place + "-leases")
+            if lock_file < 0:
                 return  # another process does it
-            rows = await self._write(Database.leases)
+            try:
+                rows = await self._write(Database.leases)
+            except BaseException:
+                os.close(lock_file)
+                raise
+            self._lock_file = lock_file  # not before the leases are known: else they would be told that they have ended
             self._leases = Leases()
             self._leases.load(rows)
         for lease in self._leases.due():

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from bascule.store.interface import (
+    HISTORY_BYTES_MAX,
     LEASE_MAX,
     Alteration,
     Batch,
@@ -33,6 +34,7 @@ from bascule.store.interface import (
     StoreError,
     Transaction,
     UnavailableError,
+    size_of,
 )
 
 APPLICATION_ID: Final = 0x42534355
@@ -239,11 +241,15 @@ class Database:
                 "ORDER BY revision DESC LIMIT ?",
                 (CHANGED, LEFT, before or 1 << 62, limit),
             ).fetchall()
-            records = []
+            records: list[Record] = []
+            total = 0
             for revision, at_s, author, message in rows:
                 changed = connection.execute("SELECT key, before, after FROM changes WHERE revision = ?", (revision,))
                 alterations = tuple(Alteration(*row) for row in changed)
                 records.append(Record(revision, at_s, author, message, alterations))
+                total += size_of(records[-1])
+                if total > HISTORY_BYTES_MAX:
+                    break
             return records
 
     # ---- writing
@@ -275,6 +281,9 @@ class Database:
             row = connection.execute("SELECT modified FROM objects WHERE key = ?", (compare.key,)).fetchone()
             if (modified := row[0] if row else 0) != compare.modified:
                 return ConflictError(compare.key, modified)
+        for operation in transaction.operations:
+            if isinstance(operation, Remove) and (newer := _newer(connection, operation)) is not None:
+                return newer
         if (refusal := _refusal(transaction)) is not None:
             return refusal
         puts = [operation for operation in transaction.operations if isinstance(operation, Put)]
@@ -427,6 +436,18 @@ def _parents(key: str) -> Iterator[str]:
     while end > 0:
         yield key[:end]
         end = key.rfind("/", 0, end)
+
+
+def _newer(connection: sqlite3.Connection, operation: Remove) -> ConflictError | None:
+    """Return the conflict of a removal with something below that its author did not know."""
+    if not (operation.known and operation.below):
+        return None
+    key = operation.key
+    row = connection.execute(
+        "SELECT key, modified FROM objects WHERE key > ? AND key < ? AND modified > ? LIMIT 1",
+        (key + "/", key + "0", operation.known),
+    ).fetchone()
+    return None if row is None else ConflictError(*row)
 
 
 def _existing(connection: sqlite3.Connection, transaction: Transaction) -> list[str]:

@@ -10,7 +10,7 @@ An error is never data: a store that cannot be read raises, it never gives an em
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Final, Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -82,10 +82,15 @@ class Put(msgspec.Struct, frozen=True, gc=False):
 
 
 class Remove(msgspec.Struct, frozen=True, gc=False):
-    """Remove a key and, with `below`, everything below it (`<key>/...`, never `<key>0`). Absent is no error."""
+    """Remove a key and, with `below`, everything below it (`<key>/...`, never `<key>0`). Absent is no error.
+
+    With `known`, ConflictError when something below it was put after that revision: whoever wrote the transaction has not
+    seen it, and cannot mean it.
+    """
 
     key: str
     below: bool = True
+    known: int = 0
 
 
 class Transaction(msgspec.Struct, frozen=True, gc=False):
@@ -117,6 +122,21 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     author: str
     message: str
     alterations: tuple[Alteration, ...]
+
+
+HISTORY_BYTES_MAX: Final = 32 << 20
+"""Of values before and after in one answer of `Store.history`, but for its last record: a thousand applies of a whole tree
+would be 16 GB."""
+
+
+def size_of(record: Record) -> int:
+    """Return how many bytes the values of a record have."""
+    return sum(len(item.before or b"") + len(item.after or b"") for item in record.alterations)
+
+
+def large(records: Iterable[Record]) -> bool:
+    """Tell whether so many records are all that one answer of `Store.history` gives."""
+    return sum(map(size_of, records)) > HISTORY_BYTES_MAX
 
 
 class StoreError(Exception):
@@ -188,7 +208,8 @@ class Store(Protocol):
         ...
 
     async def history(self, limit: int = 100, before: int = 0) -> Sequence[Record]:
-        """Return the latest records, newest first, those before a revision when one is given."""
+        """Return the latest records, newest first, those before a revision when one is given; fewer than `limit` when they are
+        `large`: what comes before them is for another call."""
         ...
 
     async def grant(self, ttl_ms: int) -> int:

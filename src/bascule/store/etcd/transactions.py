@@ -144,11 +144,16 @@ class Committer:
 
 
 def compare(transaction: Transaction, seen: Seen) -> None:
-    """Make the transaction's comparisons; ConflictError for the first one that fails."""
+    """Make the transaction's comparisons, those of its removals too; ConflictError for the first one that fails."""
     for wanted in transaction.compares:
         modified = seen.entries[wanted.key].modified if wanted.key in seen.entries else 0
         if modified != wanted.modified:
             raise ConflictError(wanted.key, modified)
+    for operation in transaction.operations:
+        if isinstance(operation, Remove) and operation.below and operation.known:
+            for name, entry in seen.entries.items():
+                if entry.modified > operation.known and name.startswith(operation.key + "/"):
+                    raise ConflictError(name, entry.modified)
 
 
 def alterations(transaction: Transaction, seen: Seen) -> tuple[Alteration, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -145,7 +146,10 @@ def unquote(literal: str) -> str:
         elif octal or two:
             octets.append(int(octal, 8) & 0xFF if octal else int(two, 16))
         else:
-            octets += chr(int(four or eight, 16)).encode("utf-8", "surrogatepass")
+            code = int(four or eight, 16)
+            if code > sys.maxunicode:
+                raise ValueError(f"{escape[0]} in {literal} is no character")
+            octets += chr(code).encode("utf-8", "surrogatepass")
         at = escape.end()
     found.append(octets.decode("utf-8", "replace"))
     return "".join(found)

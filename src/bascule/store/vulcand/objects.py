@@ -76,6 +76,12 @@ def translate(kind: str, key: str, value: bytes) -> Translation:
         problem = Problem(
             path=notes.path, message=str(error), remedy="vulcand does not take it either: put it again with vctl"
         )
+    except Exception as error:  # a value that a rule cannot bear is this object's problem, and nobody else's
+        problem = Problem(
+            path=notes.path,
+            message=f"it cannot be translated: {type(error).__name__}: {error}"[:400],
+            remedy="put it again with vctl; if vulcand takes it, report this",
+        )
     return Translation(refusal_value((problem,)), (problem,))
 
 
