@@ -12,6 +12,7 @@ from bascule.admin.history import way_back
 from bascule.admin.transactions import difference
 from bascule.admin.values import merge_patch, objects_of, tree_of
 from bascule.model.keys import parse_key
+from bascule.store import embedded_database, interface
 from bascule.store.interface import Entry, Put, Reading, Remove, Transaction
 
 
@@ -152,6 +153,24 @@ def test_rollback_restores_by_a_new_transaction(app: LocalAdmin) -> None:
     assert app.ask("POST", "/v1/rollback", {"revision": revision}).json["changes"] == []
     assert app.ask("POST", "/v1/rollback", {"revision": 1 << 40}).status == 404
     assert app.ask("POST", "/v1/rollback", {"revision": revision, "keys": ["x"]}).status == 422
+
+
+def test_a_page_of_history_holds_no_more_than_memory_bears(app: LocalAdmin, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (interface, embedded_database):
+        monkeypatch.setattr(module, "HISTORY_BYTES_MAX", 300)
+    before = app.ask("GET", "/v1/tree").json["revision"]
+    for weight in range(1, 21):
+        app.ask("PATCH", "/v1/backends/app/servers/a1", {"weight": weight + 1})
+    found, sizes, query = [], [], ""
+    while True:
+        page = app.ask("GET", f"/v1/history?limit=50{query}").json
+        sizes.append(len(page["items"]))
+        found += [item["revision"] for item in page["items"]]
+        if page["next"] is None:
+            break
+        query = f"&before={page['next']}"
+    assert [revision for revision in found if revision > before] == list(range(before + 20, before, -1))
+    assert 1 <= max(sizes) < 20
 
 
 def test_history_goes_back_page_by_page(app: LocalAdmin) -> None:

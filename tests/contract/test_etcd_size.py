@@ -174,6 +174,24 @@ def test_the_history_survives_compaction_and_keeps_its_bound(server: Etcd) -> No
     asyncio.run(go())
 
 
+def test_what_changed_nothing_takes_no_place_in_the_history(shared_etcd: Etcd) -> None:
+    async def go() -> None:
+        store = EtcdStore(shared_etcd.options("/nothing"))
+        wanted = []
+        for number in range(5):
+            wanted.append(await store.commit(Transaction((Put("backends/a", b"%d" % number),))))
+            for _ in range(3):
+                await store.commit(Transaction((Put("backends/a", b"%d" % number),)))
+        found = []
+        while page := await store.history(2, found[-1] if found else 0):
+            assert len(page) == 2 or page[-1].revision == wanted[0], "a short answer is the end"
+            found += [record.revision for record in page]
+        assert found == wanted[::-1]
+        await store.close()
+
+    asyncio.run(go())
+
+
 def test_a_change_too_large_for_the_history_keeps_its_names(shared_etcd: Etcd) -> None:
     async def go() -> None:
         store = EtcdStore(shared_etcd.options("/huge"))

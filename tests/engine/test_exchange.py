@@ -214,6 +214,41 @@ def test_an_ipv6_client_cannot_be_logged_as_an_ipv4_one(tmp_path: Path) -> None:
         assert "client=2001:db8::ffff:a00:1 " in log.read_text()
 
 
+@pytest.mark.parametrize(
+    ("entry", "client"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("192.0.2.7:5000", "192.0.2.7"),
+        ("\t[2001:db8::7]:5000 ", "2001:db8::7"),
+        ("[2001:db8::7]", "2001:db8::7"),
+        ("2001:db8::7", "2001:db8::7"),
+        ("192.0.2.7:50000, 127.0.0.2:6000", "192.0.2.7"),
+        # not addresses: who sent the request is the last that is known
+        ("192.0.2.7:", "127.0.0.1"),
+        ("192.0.2.7:500000", "127.0.0.1"),
+        ("192.0.2.7:5a", "127.0.0.1"),
+        ("[192.0.2.7]:5000", "127.0.0.1"),
+        ("[2001:db8::7", "127.0.0.1"),
+        ("[2001:db8::7]5000", "127.0.0.1"),
+        ("[]:5000", "127.0.0.1"),
+        (":5000", "127.0.0.1"),
+        ("unknown", "127.0.0.1"),
+        ("192.0.2.7:50000, nobody, 127.0.0.2:6000", "127.0.0.2"),
+    ],
+)
+def test_a_forwarded_client_may_be_written_with_its_port(tmp_path: Path, entry: str, client: str) -> None:
+    log = tmp_path / "log"
+    with Harness(listener='trusted_proxies = ["127.0.0.0/8"]', log=log) as h:
+        sock = h.connect()
+        sock.sendall(GET[:-2] + b"X-Forwarded-For: " + entry.encode() + b"\r\n\r\n")
+        server = h.accept()
+        h.head(server)
+        server.sendall(OK)
+        h.head(sock)
+        h.turn()
+        assert f"client={client} " in log.read_text()
+
+
 def test_no_descriptors_left_on_a_unix_listener(tmp_path: Path) -> None:
     path = tmp_path / "web"
     with Harness(listen_unix=path) as h:

@@ -34,16 +34,14 @@ from bascule.engine.connection cimport (
     run_later,
 )
 from bascule.engine.memory cimport BUF_BYTES, Buf
-from bascule.engine.system cimport AF_INET, AF_INET6, likely, memcmp, memcpy, memmove, memset, unlikely
+from bascule.engine.system cimport likely, memcmp, memcpy, memmove, memset, unlikely
 from bascule.engine.types cimport (
     CLIENT_EXCHANGE,
     CLIENT_HEAD,
-    CONN_UNIX,
     DIRECTION_BODY,
     DIRECTION_DONE,
     FRAMING_CHUNKED,
     FRAMING_LENGTH,
-    HEADER_X_FORWARDED_FOR,
     LOG_TARGET_MAX,
     READY_EOF,
     READY_ERROR,
@@ -55,20 +53,16 @@ from bascule.engine.types cimport (
     X_IDEMPOTENT,
     X_KEEP_CLIENT,
     X_REPLAY,
-    X_TRUSTED,
     X_UPGRADE,
     Head,
     Header,
     ListenerRuntime,
 )
+from bascule.request.client cimport identify_client
 from bascule.request.exchange cimport exchange_begin, exchange_gone, exchange_reply
 from bascule.request.s9_account cimport log_request_line
 from bascule.routing.path cimport PATH_REFUSED, PATH_REWRITTEN, path_canonical
-from bascule.shared.snapshot cimport Network
 from bascule.shared.statistics cimport ERROR_BAD_REQUEST, ERROR_METHOD_REFUSED, ERROR_TOO_LARGE
-
-cdef extern from "arpa/inet.h" nogil:
-    int inet_pton(int family, const char* text, void* out)
 
 cdef enum:
     METHODS_MAX = 64
@@ -171,69 +165,6 @@ cdef const char* split_target(Engine* engine, Exchange* x, RequestView* view, co
     view.path.data = engine.compose if result == PATH_REWRITTEN else target
     view.path.length = canonical_length if result == PATH_REWRITTEN else length
     return NULL
-
-
-# ---- who the client is -----------------------------------------------------------------------------------------------------
-cdef bint in_networks(const Network* networks, uint32_t count, const uint8_t* address) noexcept nogil:
-    cdef uint32_t i, whole, bits
-    for i in range(count):
-        whole = networks[i].prefix >> 3
-        bits = networks[i].prefix & 7
-        if memcmp(networks[i].address, address, whole) == 0 and (
-                bits == 0 or ((networks[i].address[whole] ^ address[whole]) >> (8 - bits)) == 0):
-            return True
-    return False
-
-
-cdef bint parse_address(const char* text, uint32_t length, uint8_t* out) noexcept nogil:
-    cdef char copy[48]
-    if length == 0 or length > 47:
-        return False
-    memcpy(copy, text, length)
-    copy[length] = 0
-    memset(out, 0, 16)
-    if inet_pton(AF_INET, copy, out + 12) == 1:
-        out[10] = out[11] = 0xFF
-        return True
-    return inet_pton(AF_INET6, copy, out) == 1
-
-
-cdef void identify_client(Exchange* x) noexcept nogil:
-    """The peer, or, when the peer is a trusted proxy, the last address in X-Forwarded-For that is not one."""
-    cdef ListenerRuntime* listener = x.client.listener
-    cdef const char* list
-    cdef uint32_t end, start
-    cdef int i
-    cdef uint8_t candidate[16]
-    memcpy(x.client_ip, x.client.address, 16)
-    if likely(not x.client.flags & CONN_UNIX):
-        if listener.network_count == 0 or not in_networks(listener.networks, listener.network_count, x.client.address):
-            return
-    x.flags |= X_TRUSTED
-    for i in range(<int>x.head.count - 1, -1, -1):
-        if x.head.headers[i].id != HEADER_X_FORWARDED_FOR:
-            continue
-        list = x.head.base + x.head.headers[i].value
-        end = x.head.headers[i].value_length
-        while end > 0:
-            start = end
-            while start > 0 and list[start - 1] != c",":
-                start -= 1
-            if not parse_entry(list + start, end - start, candidate):
-                return
-            memcpy(x.client_ip, candidate, 16)
-            if not in_networks(listener.networks, listener.network_count, candidate):
-                return
-            end = start - 1 if start > 0 else 0
-
-
-cdef bint parse_entry(const char* text, uint32_t length, uint8_t* out) noexcept nogil:
-    while length and text[0] == c" ":
-        text += 1
-        length -= 1
-    while length and text[length - 1] == c" ":
-        length -= 1
-    return parse_address(text, length, out)
 
 
 # ---- the checks of a whole head ----------------------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ cdef struct RateDecision:
 
 # Attaches a worker and releases what a dead worker of the same number held. Returns a LimitsFault.
 cdef int limits_open(LimitTable* table, uint8_t* base, uint64_t size, uint32_t worker) noexcept nogil
+# siphash13 under the seed of the region.
 cdef uint64_t limits_hash(const LimitTable* table, uint64_t identity, const uint8_t* key,
                           uint32_t length) noexcept nogil
 # Fetches what limits_take will look at. The line comes from memory: three quarters of what a decision costs at 100,000 keys and

@@ -25,6 +25,7 @@ from bascule.shared.limits_layout cimport (
     Layout, LimitsHeader, RateCell, RateLine, WorkerLine, scale,
 )
 from bascule.shared.region cimport Mapping, region_create, region_map, region_unmap
+from bascule.shared.siphash cimport siphash13
 from bascule.shared.snapshot cimport RateSpec
 
 from bascule.shared.region import RegionError
@@ -32,69 +33,15 @@ from bascule.shared.region import RegionError
 import os
 
 
-cdef extern from *:
-    """
-    static inline uint64_t bascule_rotl(uint64_t x, int b) { return (x << b) | (x >> (64 - b)); }
-    """
-    uint64_t rotl "bascule_rotl"(uint64_t x, int b) noexcept nogil
-
 cdef uint64_t SIZE_MAX = (<uint64_t>1) << 40
 
 cdef enum:
     UNUSED_NS = 1000000000        # see victim_for
 
 
-# ---- hash ----
-
-cdef inline void sip_round(uint64_t* v) noexcept nogil:
-    v[0] += v[1]
-    v[1] = rotl(v[1], 13) ^ v[0]
-    v[0] = rotl(v[0], 32)
-    v[2] += v[3]
-    v[3] = rotl(v[3], 16) ^ v[2]
-    v[0] += v[3]
-    v[3] = rotl(v[3], 21) ^ v[0]
-    v[2] += v[1]
-    v[1] = rotl(v[1], 17) ^ v[2]
-    v[2] = rotl(v[2], 32)
-
-
 cdef uint64_t limits_hash(const LimitTable* table, uint64_t identity, const uint8_t* key,
                           uint32_t length) noexcept nogil:
-    """SipHash-1-3 of the identity's 8 bytes and the key, under the region's seed.
-
-    Clients choose the keys, so the hash must be one whose collisions cannot be computed without the seed; of those
-    this is the cheapest that stood up to analysis (J.-P. Aumasson and D. J. Bernstein, "SipHash", 2012; 1-3 as in Rust
-    and Python).
-    """
-    cdef uint64_t v[4]
-    cdef uint64_t word
-    cdef uint32_t left = length
-    v[0] = table.seed ^ 0x736F6D6570736575ULL
-    v[1] = table.seed_high ^ 0x646F72616E646F6DULL
-    v[2] = table.seed ^ 0x6C7967656E657261ULL
-    v[3] = table.seed_high ^ 0x7465646279746573ULL
-    v[3] ^= identity
-    sip_round(v)
-    v[0] ^= identity
-    while left >= 8:
-        memcpy(&word, key, 8)
-        v[3] ^= word
-        sip_round(v)
-        v[0] ^= word
-        key += 8
-        left -= 8
-    word = 0
-    memcpy(&word, key, left)
-    word |= (<uint64_t>length + 8) << 56
-    v[3] ^= word
-    sip_round(v)
-    v[0] ^= word
-    v[2] ^= 0xFF
-    sip_round(v)
-    sip_round(v)
-    sip_round(v)
-    return v[0] ^ v[1] ^ v[2] ^ v[3]
+    return siphash13(table.seed, table.seed_high, identity, key, length)
 
 
 # ---- rates ----

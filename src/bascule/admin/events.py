@@ -19,7 +19,7 @@ from bascule.admin.endpoint import Answer, Call, NoQuery
 from bascule.admin.values import changes_of
 from bascule.change.live import Notice
 from bascule.process.receipt import summary
-from bascule.store.interface import Record, StoreError
+from bascule.store.interface import Record, StoreError, large
 
 HEARTBEAT_S: Final = 10.0
 REPLAY_MAX: Final = 1000
@@ -93,8 +93,8 @@ async def _missed(api: Api, after: int) -> list[Notice]:
         )
         for record in reversed(found)
     ]
-    if len(found) == REPLAY_MAX:
-        notices.insert(0, _lost(after, f"more than {REPLAY_MAX} changes were missed"))
+    if len(found) == REPLAY_MAX or (large(records) and len(found) == len(records)):
+        notices.insert(0, _lost(after, f"more than {len(found)} changes were missed"))
     return notices
 
 

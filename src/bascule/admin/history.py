@@ -17,7 +17,7 @@ from bascule.admin.transactions import removals
 from bascule.admin.values import changes_of, same, shown
 from bascule.admin.writes import ATTEMPTS_MAX, RETRY_S, carry_out, unchanged
 from bascule.change.diff import Change
-from bascule.store.interface import Compare, ConflictError, Put, Reading, Record, Remove
+from bascule.store.interface import Compare, ConflictError, Put, Reading, Record, Remove, large
 
 
 class HistoryQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,8 +79,9 @@ async def list_history(api: Api, call: Call[HistoryQuery, None]) -> Answer:
     """Answer the latest records, newest first."""
     records = await api.store().history(call.query.limit, call.query.before)
     items = tuple(_item(record) for record in records)
+    more = len(items) == call.query.limit or large(records)
     actions = () if call.query.before else tuple(api.program.actions(call.query.limit))
-    return Answer(value=History(items, items[-1].revision if len(items) == call.query.limit else None, actions))
+    return Answer(value=History(items, items[-1].revision if more else None, actions))
 
 
 async def get_record(api: Api, call: Call[NoQuery, None]) -> Answer:

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from bascule.store.interface import (
+    HISTORY_BYTES_MAX,
     LEASE_MAX,
     Alteration,
     Batch,
@@ -33,6 +34,7 @@ from bascule.store.interface import (
     StoreError,
     Transaction,
     UnavailableError,
+    size_of,
 )
 
 APPLICATION_ID: Final = 0x42534355
@@ -239,11 +241,15 @@ class Database:
                 "ORDER BY revision DESC LIMIT ?",
                 (CHANGED, LEFT, before or 1 << 62, limit),
             ).fetchall()
-            records = []
+            records: list[Record] = []
+            total = 0
             for revision, at_s, author, message in rows:
                 changed = connection.execute("SELECT key, before, after FROM changes WHERE revision = ?", (revision,))
                 alterations = tuple(Alteration(*row) for row in changed)
                 records.append(Record(revision, at_s, author, message, alterations))
+                total += size_of(records[-1])
+                if total > HISTORY_BYTES_MAX:
+                    break
             return records
 
     # ---- writing

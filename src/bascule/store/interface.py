@@ -10,7 +10,7 @@ An error is never data: a store that cannot be read raises, it never gives an em
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Final, Literal, Protocol, runtime_checkable
 
 import msgspec
@@ -124,6 +124,21 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     alterations: tuple[Alteration, ...]
 
 
+HISTORY_BYTES_MAX: Final = 32 << 20
+"""Of values before and after in one answer of `Store.history`, but for its last record: a thousand applies of a whole tree
+would be 16 GB."""
+
+
+def size_of(record: Record) -> int:
+    """Return how many bytes the values of a record have."""
+    return sum(len(item.before or b"") + len(item.after or b"") for item in record.alterations)
+
+
+def large(records: Iterable[Record]) -> bool:
+    """Tell whether so many records are all that one answer of `Store.history` gives."""
+    return sum(map(size_of, records)) > HISTORY_BYTES_MAX
+
+
 class StoreError(Exception):
     """What every failure of a store is. `remedy` says what to do."""
 
@@ -193,7 +208,8 @@ class Store(Protocol):
         ...
 
     async def history(self, limit: int = 100, before: int = 0) -> Sequence[Record]:
-        """Return the latest records, newest first, those before a revision when one is given."""
+        """Return the latest records, newest first, those before a revision when one is given; fewer than `limit` when they are
+        `large`: what comes before them is for another call."""
         ...
 
     async def grant(self, ttl_ms: int) -> int:

@@ -18,7 +18,7 @@ import msgspec
 
 from bascule.store.etcd.client import END, EtcdClient, rpc
 from bascule.store.etcd.layout import Layout
-from bascule.store.interface import Alteration, Record, StoreError
+from bascule.store.interface import HISTORY_BYTES_MAX, Alteration, Record, StoreError, size_of
 
 RECORDS_KEPT: Final = 2_000
 PRUNE_EVERY: Final = 50
@@ -27,6 +27,8 @@ FOREIGN_REVISIONS_MAX: Final = 20_000
 """How far back other people's changes are looked for."""
 FOREIGN_S: Final = 5.0
 QUIET_S: Final = 0.3
+PAGE_RECORDS: Final = 100
+"""Read at once: at most 50 MiB."""
 RECORD_BYTES_MAX: Final = 512 * 1024
 """A record beyond it keeps the names of what changed, not the values: it shares etcd's request with the change itself."""
 
@@ -77,23 +79,43 @@ class History:
         """Return the latest records before a revision (0: all), newest first."""
         if limit <= 0:
             return ()
-        request = rpc.RangeRequest(
-            key=self._layout.history_start,
-            range_end=self._layout.history_end,
-            limit=limit,
-            sort_order=rpc.RangeRequest.DESCEND,
-            sort_target=rpc.RangeRequest.CREATE,
-            max_create_revision=max(0, before - 1),
-        )
-        response = await self._client.call("KV", "Range", request)
-        records = [decode_record(kv.create_revision, kv.value) for kv in response.kvs]
-        known = {record.revision: record for record in records if record is not None}
-        end = before or response.header.revision + 1
-        start = min(known) if len(known) >= limit else 1
+        known, newest, full = await self._records(limit, before)
+        end = before or newest + 1
+        start = min(known) if full else 1
         for record in await self._foreign(max(start, end - FOREIGN_REVISIONS_MAX), end, known):
             known[record.revision] = record
-        # A transaction that changed nothing has a record (it says that it was carried out) but is no history.
         return [known[revision] for revision in sorted(known, reverse=True) if known[revision].alterations][:limit]
+
+    async def _records(self, limit: int, before: int) -> tuple[dict[int, Record], int, bool]:
+        """Return the latest records of ours before a revision (0: all), etcd's revision, and whether there may be older ones.
+
+        A transaction that changed nothing has a record (it says that it was carried out) and is no history: as many as
+        `limit` are of those that did, so that a short answer is the end.
+        """
+        known: dict[int, Record] = {}
+        newest, telling, total = 0, 0, 0
+        while True:
+            request = rpc.RangeRequest(
+                key=self._layout.history_start,
+                range_end=self._layout.history_end,
+                limit=PAGE_RECORDS if newest else min(limit, PAGE_RECORDS),
+                sort_order=rpc.RangeRequest.DESCEND,
+                sort_target=rpc.RangeRequest.CREATE,
+                max_create_revision=max(0, before - 1),
+            )
+            response = await self._client.call("KV", "Range", request)
+            newest = newest or int(response.header.revision)
+            for kv in response.kvs:
+                record = decode_record(kv.create_revision, kv.value)
+                if record is not None:
+                    known[record.revision] = record
+                    telling += bool(record.alterations)
+                    total += size_of(record)
+                if telling >= limit or total > HISTORY_BYTES_MAX:
+                    return known, newest, True
+            if not response.more:
+                return known, newest, False
+            before = response.kvs[-1].create_revision
 
     async def _foreign(self, start: int, end: int, known: dict[int, Record]) -> Sequence[Record]:
         """Return what others changed from revision `start` to (not with) `end`, as far as etcd still knows."""
