@@ -6,9 +6,10 @@
     7/8 <= used         and a new request is answered 503, with Connection: close
     the budget          no further buffer is given out: what is in flight has had the last eighth to itself
 
-Descriptors that run out are treated alike: a connection that cannot be accepted, or opened to a server, takes the place of the idle one
-whose turn it is. Exchanges in flight are never ended to make room. "Used" is what the objects of now would fill, with CONNECTION_BYTES for each
-connection; memory that was needed once stays with the worker for the next time, so the budget bounds its size too.
+Descriptors that run out are treated alike: a connection that cannot be accepted, or opened to a server, takes the place of the idle
+one whose turn it is. Exchanges in flight are never ended to make room. "Used" is what the objects of now would fill, with
+CONNECTION_BYTES for each connection; memory that was needed once stays with the worker for the next time, so the budget bounds its
+size too.
 
 Owner: the engine. Writer: its one thread.
 """

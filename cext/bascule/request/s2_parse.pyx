@@ -162,7 +162,9 @@ cdef const char* split_target(Engine* engine, Exchange* x, RequestView* view, co
     result = path_canonical(target, length, engine.compose, &canonical_length)
     if unlikely(result == PATH_REFUSED):
         return b"the path has no safe canonical form"
-    view.path.data = engine.compose if result == PATH_REWRITTEN else target
+    view.path.data = target
+    if result == PATH_REWRITTEN:
+        view.path.data = engine.compose
     view.path.length = canonical_length if result == PATH_REWRITTEN else length
     return NULL
 
