@@ -18,7 +18,7 @@ import time
 from bascule.process import link as links
 from bascule.process.backoff import Backoff
 from bascule.process.link import Link, LinkClosedError
-from bascule.process.member import RESTING, RETIRING, SERVING, STARTING, Worker
+from bascule.process.member import RESTING, RETIRING, SERVING, STARTING, Worker, heirs_of
 from bascule.process.spawn import describe_exit
 
 TYPE_CHECKING = False
@@ -280,7 +280,7 @@ class Crew:
 
     def _give_heirs(self, worker: Worker) -> None:
         """Open a way from a worker to each of those that may take its connections over."""
-        for heir in self._heirs(worker):
+        for heir in heirs_of(worker, self.lending.active):
             try:
                 given, taken = links.pair()
             except OSError as error:
@@ -290,19 +290,6 @@ class Crew:
             worker.tell({"type": "heir", "to": heir.number}, [given])
             os.close(given)
             os.close(taken)
-
-    def _heirs(self, worker: Worker) -> list[Worker]:
-        """Every heir has about as many givers as the next: the givers take turns, those with few of them take several."""
-        active = self.lending.active
-        candidates = [other for other in active.serving() if other is not worker] if active is not None else []
-        if not candidates:
-            return []
-        if active is self:
-            return [] if self.stopping else candidates
-        givers = sorted(self.workers)
-        place, count = givers.index(worker.number), len(candidates)
-        each = max(1, count // len(givers))
-        return [candidates[(place * each + i) % count] for i in range(each)]
 
     # ---- what a worker says
 

@@ -8,17 +8,17 @@ import time
 
 from bascule.cli import options as command_line
 from bascule.process import program as programs
-from bascule.process import spawn, systemd
+from bascule.process import systemd
 from bascule.process.control_socket import ControlSocket
 from bascule.process.generation import ACTIVE, LEAVING, Generation
 from bascule.process.lending import Lending
-from bascule.process.log import Log
+from bascule.process.log import Log, place_of
 from bascule.process.log_file import reopen_logs
-from bascule.process.orders import obey
-from bascule.process.orphans import Orphan, Orphans, merged_listeners
+from bascule.process.orders import obey, obey_signal
+from bascule.process.orphans import Orphan, Orphans, give_back
 from bascule.process.poller import Poller
 from bascule.process.rebinding import Rebinding
-from bascule.process.receipt import HISTORY_FILE, remember
+from bascule.process.receipt import HISTORY_FILE, keep
 from bascule.process.renewal import Renewal
 from bascule.process.room import usual_workers
 from bascule.process.state_directory import PROCESSES_FILE, StateDirectory
@@ -135,11 +135,7 @@ class Keeper:
         of all workers, which the service manager may end when this process does."""
         if not self._ready:
             return False
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
-        self._log.error("a step of the keeper failed; it goes on", error=repr(error)[:1000], where=where)
+        self._log.error("a step of the keeper failed; it goes on", error=repr(error)[:1000], where=place_of(error))
         self._upgrade.failed_inside(error)
         time.sleep(AFTER_FAILURE_S)
         return True
@@ -169,19 +165,8 @@ class Keeper:
 
     def remember(self, receipt: dict[str, Any]) -> None:
         """Keep the receipt of an upgrade, and say in the log how it went."""
-        try:
-            remember(self._state.file(HISTORY_FILE), receipt)
-        except OSError as error:
-            self._log.error("the receipt of the upgrade cannot be kept", error=error.strerror)
+        keep(self._state.file(HISTORY_FILE), receipt, self._log)
         self._changed()
-        if receipt["ok"]:
-            self._log.info(
-                "switched back" if receipt["kind"] == "back" else "upgraded",
-                version=receipt["to"]["version"],
-                because=receipt["reason"],
-                took_s=receipt["took_s"],
-                **receipt["connections"],
-            )
 
     def announce(self, what: dict[str, Any]) -> None:
         """Tell the master in charge how upgrades stand, and what has just happened."""
@@ -268,17 +253,7 @@ class Keeper:
         before = self.new_generation(self.active.program, LEAVING)
         before.crew.stopping = True
         before.crew.apply_settings(self._crew.drain_timeout_ms, self._crew.access_log)
-        for listener in merged_listeners(orphans):
-            self._rebinding.take_over(*listener)
-        newest = max(orphans, key=lambda orphan: int(orphan.greeting["revision"]))
-        regions = newest.greeting["regions"]
-        self._crew.take_regions(newest.shared[:regions])
-        self._crew.take_snapshot(newest.greeting["revision"], newest.shared[regions:])
-        for orphan in orphans:
-            before.crew.adopt(orphan)
-            if orphan is not newest:
-                for descriptor in orphan.shared:
-                    os.close(descriptor)
+        give_back(orphans, before.crew, self._crew, self._rebinding)
         self._in_force = True
         self._log.info(
             "workers of the killed keeper give back its sockets",
@@ -322,7 +297,7 @@ class Keeper:
         on_signal([_signal.SIGINT, _signal.SIGQUIT], self._stop_at_once)
         on_signal([_signal.SIGHUP], self._reload)
         on_signal([_signal.SIGUSR1], lambda: reopen_logs(self._options["log_file"], self._generations, self._log))
-        on_signal([_signal.SIGUSR2], self._upgrade_by_signal)
+        on_signal([_signal.SIGUSR2], lambda: obey_signal(self._upgrade, self._log))
         on_signal([_signal.SIGTTIN], lambda: self._resize(+1))
         on_signal([_signal.SIGTTOU], lambda: self._resize(-1))
         _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
@@ -331,13 +306,6 @@ class Keeper:
         self._reloading = True
         self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         self.active.tell_master({"type": "reload"})
-
-    def _upgrade_by_signal(self) -> None:
-        def report(answer: dict[str, Any]) -> None:
-            if answer["type"] == "failed":  # who sends a signal is told by the log alone
-                self._log.error("USR2 is not obeyed", reason=answer["reason"], remedy=answer["remedy"])
-
-        obey(self._upgrade, {"type": "upgrade"}, report, "USR2")
 
     def _resize(self, step: int) -> None:
         target = min(max(self._crew.target + step, 1), command_line.WORKERS_MAX)
@@ -482,9 +450,8 @@ class Keeper:
         options = self._options
         drain_timeout_ms = options["drain_timeout_ms"] or message["drain_timeout_ms"] or self._crew.drain_timeout_ms
         self._upgrade.usual_probation_ms = message.get("upgrade_probation_ms", PROBATION_MS)
-        self._crew.apply_settings(
-            drain_timeout_ms, options["access_log"] or message["access_log"], message["worker_memory_bytes"]
-        )
+        access_log = options["access_log"] or message["access_log"]
+        self._crew.apply_settings(drain_timeout_ms, access_log, message["worker_memory_bytes"])
         workers = self._options["workers"] or message["workers"] or usual_workers()
         if workers != self._crew.target and not self._stopping:
             self._crew.resize(workers)
@@ -492,13 +459,11 @@ class Keeper:
         self._rebinding.resize(options["slots"] or message["slots"])
 
     def _listener_closed(self, listener: Listener, lost: int) -> None:
-        self.active.tell_master(
-            {"type": "listener_closed", "id": listener.id, "address": listener.address, "lost": lost}
-        )
+        closed = {"id": listener.id, "address": listener.address, "lost": lost}
+        self.active.tell_master({"type": "listener_closed", **closed})
 
     def _fatal(self, reason: str, status: int) -> None:
-        """The first configuration cannot come into force, as the master has said at length: end, rather than wait for
-        a better one."""
+        """The first configuration cannot come into force, as the master has said at length: do not wait for a better one."""
         self._log.error("cannot start", reason=reason)
         self._failed = status
         self._stop_at_once()
@@ -520,17 +485,10 @@ class Keeper:
                 generation.leave(self._crew.drain_timeout_ms)
 
     def _record(self) -> None:
-        """Note who runs, for the keeper that follows should this one be killed."""
         pids = [pid for generation in self._generations for pid in generation.pids()]
         if pids == self._recorded:
             return
-        self._recorded = pids
-        processes = {**self._orphans.record(), **{str(pid): spawn.start_time(pid) for pid in pids}}
-        try:
-            self._state.write(PROCESSES_FILE, {"keeper": os.getpid(), "boot": spawn.boot(), "processes": processes})
-        except OSError as error:
-            self._recorded = []  # again at the next change
-            self._log.error("the processes cannot be recorded in the state directory", error=error.strerror)
+        self._recorded = pids if self._orphans.write_record(self._state, pids) else []  # then at the next change
 
     def _heartbeat(self) -> None:
         self._poller.call_later(HEARTBEAT_S, self._heartbeat)

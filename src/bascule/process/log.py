@@ -119,6 +119,14 @@ class Log:
         return text.encode("utf-8", "backslashreplace")[: _LINE_BYTES_MAX - 1] + b"\n"
 
 
+def place_of(error: BaseException) -> str:
+    """Return where an error was raised, as FILE:LINE; empty when it was not."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
+
+
 def _timestamp() -> str:
     now = time.time()
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"

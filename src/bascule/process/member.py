@@ -65,3 +65,17 @@ class Worker:
             if self.state == STARTING:
                 self.failure = "the keeper is out of descriptors"
                 os.kill(self.pid, _signal.SIGKILL)
+
+
+def heirs_of(worker: Worker, active: Crew | None) -> list[Worker]:
+    """Return who takes the connections of a worker over. Every heir has about as many givers as the next: the givers take
+    turns, those with few of them take several."""
+    candidates = [other for other in active.serving() if other is not worker] if active is not None else []
+    if not candidates:
+        return []
+    if active is worker.crew:
+        return [] if worker.crew.stopping else candidates
+    givers = sorted(worker.crew.workers)
+    place, count = givers.index(worker.number), len(candidates)
+    each = max(1, count // len(givers))
+    return [candidates[(place * each + i) % count] for i in range(each)]

@@ -6,6 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from bascule.process.log import Log
     from bascule.process.upgrade import Report, Upgrade
 
 
@@ -33,3 +34,13 @@ def obey(upgrade: Upgrade, message: dict[str, Any], answer: Report, reason: str 
     else:
         remedy = "it may be an older version"
         answer({"type": "failed", "reason": f"this keeper knows no {kind!r}", "remedy": remedy})
+
+
+def obey_signal(upgrade: Upgrade, log: Log) -> None:
+    """Do what USR2 asks. Who sends a signal is told by the log alone."""
+
+    def report(answer: dict[str, Any]) -> None:
+        if answer["type"] == "failed":
+            log.error("USR2 is not obeyed", reason=answer["reason"], remedy=answer["remedy"])
+
+    obey(upgrade, {"type": "upgrade"}, report, "USR2")

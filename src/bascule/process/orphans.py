@@ -18,6 +18,7 @@ from bascule.process import link as links
 from bascule.process.link import Link, LinkClosedError
 from bascule.process.orphaned import meeting_place
 from bascule.process.spawn import boot, start_time
+from bascule.process.state_directory import PROCESSES_FILE
 from bascule.process.unix_socket import peer_of
 
 TYPE_CHECKING = False
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from bascule.process.crew import Crew
     from bascule.process.log import Log
+    from bascule.process.rebinding import Rebinding
+    from bascule.process.state_directory import StateDirectory
 
 PATIENCE_S = 1.0
 """How long an orphan may take to answer: it has noticed its keeper's death before this one was started."""
@@ -81,9 +85,16 @@ class Orphans:
         """Return the pids that still run."""
         return [pid for pid, started in self._started.items() if started and start_time(pid) == started]
 
-    def record(self) -> dict[str, int]:
-        """Return what a successor needs to find them in turn."""
-        return {str(pid): self._started[pid] for pid in self.living()}
+    def write_record(self, state: StateDirectory, pids: list[int]) -> bool:
+        """Note who runs, these and the orphans left, for the keeper that follows should this one be killed. False: not written."""
+        left = {str(pid): self._started[pid] for pid in self.living()}
+        processes = {**left, **{str(pid): start_time(pid) for pid in pids}}
+        try:
+            state.write(PROCESSES_FILE, {"keeper": os.getpid(), "boot": boot(), "processes": processes})
+        except OSError as error:
+            self._log.error("the processes cannot be recorded in the state directory", error=error.strerror)
+            return False
+        return True
 
     def collect(self, directory: str) -> list[Orphan]:
         """End the masters, and return the workers that give back what they hold; they are nobody's orphans any more."""
@@ -204,3 +215,18 @@ def _note(orphan: Orphan, message: dict[str, Any], descriptors: list[int]) -> No
         links.close_all(descriptors)
         raise
     links.close_all(descriptors)
+
+
+def give_back(orphans: list[Orphan], before: Crew, crew: Crew, rebinding: Rebinding) -> None:
+    """Let a new crew have what orphans give: their slots, and the regions and the snapshot of the one that has the newest. They
+    become the workers of `before`."""
+    for listener in merged_listeners(orphans):
+        rebinding.take_over(*listener)
+    newest = max(orphans, key=lambda orphan: int(orphan.greeting["revision"]))
+    regions = newest.greeting["regions"]
+    crew.take_regions(newest.shared[:regions])
+    crew.take_snapshot(newest.greeting["revision"], newest.shared[regions:])
+    for orphan in orphans:
+        before.adopt(orphan)
+        if orphan is not newest:
+            links.close_all(orphan.shared)

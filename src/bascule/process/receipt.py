@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bascule.process.crew import Crew
     from bascule.process.generation import Generation
     from bascule.process.lending import Lending
+    from bascule.process.log import Log
 
 HISTORY_FILE = "upgrades.jsonl"
 HISTORY_MAX = 200
@@ -199,3 +200,19 @@ def history_lines(path: str) -> list[str]:
             return file.read().splitlines()
     except OSError:
         return []
+
+
+def keep(path: str, receipt: dict[str, Any], log: Log) -> None:
+    """Remember a receipt, and say in the log how the upgrade went."""
+    try:
+        remember(path, receipt)
+    except OSError as error:
+        log.error("the receipt of the upgrade cannot be kept", error=error.strerror)
+    if receipt["ok"]:
+        log.info(
+            "switched back" if receipt["kind"] == "back" else "upgraded",
+            version=receipt["to"]["version"],
+            because=receipt["reason"],
+            took_s=receipt["took_s"],
+            **receipt["connections"],
+        )

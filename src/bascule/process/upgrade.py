@@ -59,8 +59,7 @@ class Upgrade:
     def __init__(self, keeper: Keeper, poller: Poller, log: Log, lending: Lending) -> None:
         """See the class."""
         self.phase = ""  # nothing is under way
-        self.usual_probation_ms = 0
-        """How long a probation lasts when nobody says."""
+        self.usual_probation_ms = 0  # when nobody says how long
         self.probation = Probation(poller, log, self._proven)
         self._keeper = keeper
         self._poller = poller
@@ -198,8 +197,7 @@ class Upgrade:
         return False
 
     def _attempt(self, step: Callable[[], None]) -> None:
-        """Do what the system may refuse, or what a version to come may have asked for in words that are not known here:
-        before the commit this fails the upgrade, and nothing else."""
+        """Do what the system may refuse, or what a version to come words otherwise: this fails the upgrade, nothing else."""
         try:
             step()
         except (OSError, KeyError, TypeError, ValueError) as error:
@@ -217,11 +215,6 @@ class Upgrade:
         """Whether something is under way that can still fail."""
         return bool(self.phase) and self.phase not in {TAKING_OVER, EMPTYING}
 
-    def _take_newest(self) -> None:
-        assert self._old is not None
-        assert self._new is not None
-        self._newest.give(self._old, self._new)
-
     def _from_candidate(self, message: dict[str, Any], descriptors: list[int]) -> None:
         assert self._new is not None
         crew, kind = self._new.crew, message["type"]
@@ -236,7 +229,7 @@ class Upgrade:
             if message["restarted"] and self._receipt is not None:
                 self._receipt.note("regions_restarted", message["restarted"])
                 self._log.warning("the new version begins these anew", regions=",".join(message["restarted"]))
-            self._take_newest()
+            self._newest.give(self._keeper.active, self._new)
             self._enter(FILLING)
             crew.resize(self._keeper.active.crew.target)
         elif kind == "self_tested" and self.phase == TESTING:
@@ -409,9 +402,8 @@ class Upgrade:
 
     def _refused(self, report: Report) -> bool:
         if self.phase:
-            report(
-                failed(f"an upgrade is under way: {SAYINGS[self.phase]}", "wait for its end: bascule upgrade --status")
-            )
+            remedy = "wait for its end: bascule upgrade --status"
+            report(failed(f"an upgrade is under way: {SAYINGS[self.phase]}", remedy))
         elif not self._keeper.can_upgrade:
             report(failed("the load balancer is starting or stopping", "wait until it is ready"))
         else:
@@ -441,8 +433,7 @@ class Upgrade:
             self._promote()
         elif self.phase == EMPTYING:
             if not self._in_charge:
-                remedy = "see what it says; if it stays so, kill it, and it is replaced; or switch back"
-                self._log.error("the new master has not taken charge yet", remedy=remedy)
+                self._log.error("the new master has not taken charge yet", remedy="kill it: it is replaced; or go back")
             self._done()
         elif self.phase == HOLDING and self._is_back:
             assert self._old is not None
