@@ -62,7 +62,7 @@ def test_a_routes_file(tmp_path: Path) -> None:
     assert {name: frontend.route for name, frontend in tree.frontends.items()} == {
         "api.": "PathPrefix(`/api/`)",
         "x": "PathPrefix(`/x`)",
-        ".": "PathPrefix(`/`)",
+        ".root": "PathPrefix(`/`)",
         prefix_id("/a.b"): "PathPrefix(`/a.b`)",
     }
     assert [server.url for server in tree.backends["api."].servers.values()] == [

@@ -11,7 +11,10 @@ import struct
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 _TEMPORARY = ".new"
-"""A socket is bound as PATH.PID.new. The kernel goes on calling it by this first name when the file has another."""
+_SHORT = "~"
+_NAME_MAX = 107
+"""A socket is bound as PATH.PID.new, or as PATH~ where that were longer than the 107 bytes of unix(7). The kernel goes on calling it
+by this first name when the file has another."""
 
 
 def listen(path: str, *, mode: int, backlog: int, kind: int = _socket.SOCK_STREAM) -> int:
@@ -20,6 +23,8 @@ def listen(path: str, *, mode: int, backlog: int, kind: int = _socket.SOCK_STREA
     `kind` is SOCK_STREAM or SOCK_SEQPACKET; `mode` says who may connect.
     """
     temporary = f"{path}.{os.getpid()}{_TEMPORARY}"
+    if len(os.fsencode(temporary)) > _NAME_MAX:
+        temporary = path + _SHORT
     sock = _socket.socket(_socket.AF_UNIX, kind | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC)
     try:
         _remove(temporary)  # in a container, a process before this one may have had the same pid
@@ -50,6 +55,8 @@ def peer_of(descriptor: int) -> tuple[int, int]:
 
 def path_of(name: str) -> str:
     """Return the path of a socket from what the kernel says of its name, which is the one it was bound to."""
+    if name.endswith(_SHORT):
+        return name.removesuffix(_SHORT)
     path, _, pid = name.removesuffix(_TEMPORARY).rpartition(".")
     return path if name.endswith(_TEMPORARY) and pid.isdigit() else name
 

@@ -24,8 +24,9 @@ def server_url(text: str) -> str:
 
 
 def prefix_id(prefix: str) -> str:
-    """Return the id of a prefix's frontend and backend: slashes as dots, "." for "/"; unusual prefixes by hash."""
-    name = prefix[1:].replace("/", ".") or "."
+    """Return the id of a prefix's frontend and backend: slashes as dots; unusual prefixes by hash; ".root" for "/",
+    which no other prefix can be (its id would begin with a dot only if it began with two slashes)."""
+    name = prefix[1:].replace("/", ".") or ".root"
     if id_valid(name) and "." not in prefix and "//" not in prefix and name != "proxy":
         return name
     return f"prefix-{_digest(prefix)}"
