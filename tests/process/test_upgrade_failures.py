@@ -165,6 +165,7 @@ def test_a_worker_that_stops_in_the_self_test_is_named(served: Running) -> None:
     served.new.set(rehearsing="hold")
     upgrade = Ordered(served.balancer, program=served.new)
     upgrade.reached("testing")
+    served.new.until_held("rehearsing")  # so the test has begun: every worker listens
     running = children(served.balancer.process.pid)
     new = [pid for pid, name in running.items() if pid not in before and name != MASTER]
     os.kill(new[0], signal.SIGSTOP)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import bascule
+from kit.waiting import until
 
 SOURCE = Path(bascule.__file__).parent
 
@@ -39,6 +40,7 @@ def gate(name):
             os._exit(7)
         if say != "hold":
             return say
+        open(path + " held", "w").close()
         time.sleep(0.01)
 """
 
@@ -180,13 +182,19 @@ class Version:
         for name, say in gates.items():
             new = self.gates / f".{name}"
             new.write_text(say)
+            (self.gates / f"{name} held").unlink(missing_ok=True)
             new.rename(self.gates / name.replace("patience_", "patience "))
 
     def clear(self, *names: str) -> None:
         """Open these gates; all of them without a name."""
+        names += tuple(f"{name} held" for name in names)
         for gate in self.gates.iterdir():
             if not names or gate.name in names:
                 gate.unlink()
+
+    def until_held(self, name: str) -> None:
+        """Wait until somebody stands before a gate that holds."""
+        until((self.gates / f"{name} held").exists, f"somebody before {name}", 60.0)
 
 
 def _mirror(source: Path, target: Path, changes: Mapping[str, str]) -> None:
