@@ -11,7 +11,7 @@ from typing import Any
 from bench.load.cases import BESIDE_IDLE, IDLE_KIB, LOADS, PEERS, TWO_WORKERS, Load, Promise
 from bench.load.render_change import CHANGE_RESULTS, CHANGE_TABLES
 from bench.load.render_limits import table_limits
-from bench.load.results import ROOT, Round, Rows, stored
+from bench.load.results import NOT_MEASURED, ROOT, Round, Rows, stored
 
 ONE_EXCHANGE = (
     "test_parse[scanner]",
@@ -107,7 +107,7 @@ def table_idle() -> str:
     """Memory of an idle connection, and the cost of a request beside ten thousand of them."""
     document = stored("idle")
     if document is None:
-        return "not measured yet"
+        return NOT_MEASURED
     rows: Rows = document["rows"]
     lines = [
         "| proxy | KiB an idle connection | CPU us a request, alone | beside 10,000 idle | ratio |",
@@ -135,7 +135,7 @@ def table_latency() -> str:
     """What each proxy adds at 1,000 requests a second."""
     document = stored("latency")
     if document is None:
-        return "not measured yet"
+        return NOT_MEASURED
     rows: Rows = document["rows"]
     lines = [
         "| proxy | p50 added us | p99 added us | CPU us a request | one connection, closed loop: p50 added us |",
@@ -159,7 +159,7 @@ def table_workers() -> str:
     """Two workers against one."""
     document = stored("workers")
     if document is None:
-        return "not measured yet"
+        return NOT_MEASURED
     rows: Rows = document["rows"]
     lines = ["| arrangement | one worker us | two workers us | ratio |  |", "|---|---|---|---|---|"]
     for name, text in (("same", "both on CPU 0"), ("apart", "one on each CPU")):
@@ -176,7 +176,7 @@ def table_stages() -> str:
     """One call of each stage."""
     document = stored("stages")
     if document is None:
-        return "not measured yet"
+        return NOT_MEASURED
     lines = ["| benchmark | ns a call, median | best |", "|---|---|---|"]
     for name, rounds in document["rows"].items():
         lines.append(f"| `{name}` | {rounds[0]['ns']:,.0f} | {rounds[0]['minimum_ns']:,.0f} |")

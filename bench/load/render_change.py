@@ -2,14 +2,13 @@
 
 import statistics
 
-from bench.load.results import Round, Rows, stored
+from bench.load.results import NOT_MEASURED, Round, Rows, stored
 
 PROMISED_MS = {10_000: 25.0, 100_000: 100.0}
 """From the store's acknowledgement to in force in all workers, at the median."""
 PROMISED_CPU_MS = {10_000: 10.0}
 PROMISED_START_S = {"etcd": 3.0, "last good": 1.0}
 PROMISED_RATE = 0.05
-NOT_MEASURED = "not measured yet"
 
 
 def percentile(rounds: list[Round], key: str, share: float) -> float:

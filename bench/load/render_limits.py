@@ -2,7 +2,7 @@
 
 import statistics
 
-from bench.load.results import Rows, stored
+from bench.load.results import NOT_MEASURED, Rows, stored
 
 BYTES_A_PERIOD = 16
 PROMISED_NS = 200.0
@@ -12,7 +12,7 @@ def table_limits() -> str:
     """What a decision costs by clients and periods, in a worker and in the table alone."""
     document = stored("limits")
     if document is None:
-        return "not measured yet"
+        return NOT_MEASURED
     rows: Rows = document["rows"]
     lines = [
         "| clients | periods | bytes a client | table MiB | the stage ns | promised | with its wait for memory "

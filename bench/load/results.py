@@ -14,6 +14,7 @@ RESULTS = ROOT / "bench" / "results"
 
 Round = dict[str, float]
 Rows = dict[str, list[Round]]
+NOT_MEASURED = "not measured yet"
 
 
 def machine() -> dict[str, object]:
